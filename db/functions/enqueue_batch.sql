@@ -1,0 +1,41 @@
+create or replace function enqueue_batch(p_events payment_events[], p_park boolean) returns payment_event_outcome[]
+language plpgsql set search_path from current
+as $$
+declare
+    v_invoice_ids bigint[] := find_invoices(p_events);
+    v_states text[];
+    v_events payment_events[];
+    v_known boolean;
+begin
+    select array_agg(case
+            when e.id is null then 'invalid'
+            when p_park or v_invoice_ids[e.ordinality] is null and coalesce(e.invoice_id::text, e.invoice_reference) is null then 'ready'
+            when i.id is null then 'unknown_invoice'
+            when e.currency <> i.currency then 'currency_mismatch'
+            else 'ready'
+        end order by e.ordinality)
+    into v_states
+    from unnest(p_events) with ordinality e
+    left join invoices i on i.id = v_invoice_ids[e.ordinality];
+
+    select s.* into v_states, v_events, v_known from store_payment_events(p_events, false, v_states) s;
+    insert into payment_queue (id)
+    select e.id from unnest(p_events) with ordinality e
+    where v_states[e.ordinality] = 'ready' and v_events[e.ordinality].id = e.id
+    order by e.id;
+
+    if not v_known then
+        return array(select row(e.id, v_invoice_ids[e.ordinality], 'queued', null)::payment_event_outcome
+                     from unnest(p_events) with ordinality e order by e.ordinality);
+    end if;
+    v_states := array(select case
+        when s.state <> 'ready' and s.state <> 'queued' then s.state
+        when v_events[s.position].id = p_events[s.position].id then 'queued'
+        when exists (select from parked_events w where w.id = v_events[s.position].id) then 'parked'
+        else 'duplicate' end
+        from unnest(v_states) with ordinality s(state, position) order by s.position);
+    return set_events_aside(v_events, v_invoice_ids, v_states);
+end
+$$;
+comment on function enqueue_batch(payment_events[], boolean) is 'Stores events and their queue rows. One outcome for each, in input order.';
+revoke all on function enqueue_batch from public;

@@ -1,0 +1,22 @@
+create or replace function expire_parked_events(p_park_days integer) returns integer
+language plpgsql set search_path from current
+as $$
+declare
+    v_expired bigint[];
+begin
+    with expired as (
+        delete from parked_events w
+        where w.id in (
+            select l.id from parked_events l
+            where l.parked_at < now() - make_interval(days => p_park_days)
+            limit 500 for update skip locked)
+        returning w.id
+    )
+    select array_agg(x.id) into v_expired from expired x;
+    perform bury_payment_event(x.id, 'park_expired', format('what it waits for did not come in %s days', p_park_days))
+    from unnest(v_expired) x(id);
+    return coalesce(cardinality(v_expired), 0);
+end
+$$;
+comment on function expire_parked_events(integer) is 'Makes dead letters of up to 500 events that have been parked for longer; says of how many.';
+revoke all on function expire_parked_events from public;

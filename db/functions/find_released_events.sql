@@ -1,0 +1,16 @@
+create or replace function find_released_events(p_ids bigint[] default null) returns bigint[]
+language plpgsql stable set search_path from current
+as $$
+begin
+    return array(
+        select w.id from parked_events w
+        where (p_ids is null or w.id = any(p_ids))
+          and (exists (select from invoices i where i.id = w.invoice_id)
+               or exists (select from invoice_references r where r.connection = w.connection and r.reference = w.invoice_reference)
+               or exists (select from payments p where p.connection = w.connection and p.kind = w.movement_kind
+                          and p.reference = w.movement_reference)));
+end
+$$;
+comment on function find_released_events(bigint[]) is
+    'The parked events, of these or of all, for which what they wait for exists by now. Every poll asks: the triggers are speed, this is the guarantee.';
+revoke all on function find_released_events from public;

@@ -1,0 +1,107 @@
+create or replace function post_payments(
+    p_events payment_events[],
+    inout p_invoice_ids bigint[], inout p_states text[]
+)
+language plpgsql set search_path from current
+as $$
+declare
+    v_phase integer;
+    v_bases bigint[] := '{}';
+    v_posted bigint[] := '{}';
+    v_now_posted bigint[];
+begin
+    foreach v_phase in array array(select distinct posting_phase(e.kind) from unnest(p_events) e order by 1) loop
+        if v_phase = 3 or v_phase = 2 and 'waiting' = any(p_states) then
+            -- What refers to a movement may follow it in the same batch: look again, now that the earlier phases have posted.
+            select array_agg(coalesce(p_invoice_ids[e.ordinality], m.invoice_id) order by e.ordinality),
+                   array_agg(case when base_kind(e.kind) is not null then m.id end order by e.ordinality),
+                   array_agg(case
+                       when p_states[e.ordinality] not in ('ready', 'waiting') or posting_phase(e.kind) <> v_phase
+                           or p_states[e.ordinality] = 'ready' and base_kind(e.kind) is null then p_states[e.ordinality]
+                       when m.id is null or m.id > e.id and m.id = any(v_posted) then 'waiting'
+                       when p_states[e.ordinality] = 'waiting' and m.id <> all(v_posted) then 'waiting'
+                       when e.currency <> i.currency then 'currency_mismatch'
+                       when base_kind(e.kind) is null then 'ready'
+                       when m.invoice_id <> coalesce(p_invoice_ids[e.ordinality], m.invoice_id) or m.amount < e.amount then 'conflict'
+                       else 'ready'
+                   end order by e.ordinality)
+            into p_invoice_ids, v_bases, p_states
+            from unnest(p_events) with ordinality e
+            left join payments m on m.id = coalesce(e.reverses, (
+                select p.id from payments p
+                where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
+                  and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end))
+            left join invoices i on i.id = m.invoice_id;
+        end if;
+
+        -- Phase by phase in the order of the unique key: the third of the fixed orders, after invoices and events.
+        with posted as (
+            insert into payments (id, invoice_id, amount, reverses, connection, kind, reference)
+            select e.id, p_invoice_ids[e.ordinality], e.amount, v_bases[e.ordinality], e.connection, e.kind, e.reference
+            from unnest(p_events) with ordinality e
+            where p_states[e.ordinality] = 'ready' and posting_phase(e.kind) = v_phase
+            order by e.connection, e.kind, e.reference, e.ordinality
+            on conflict do nothing
+            returning id
+        )
+        select array_agg(p.id) into v_now_posted from posted p;
+        v_posted := v_posted || v_now_posted;
+    end loop;
+
+    update invoices i
+    set amount_paid = i.amount_paid + c.paid,
+        amount_refunded = i.amount_refunded + c.refunded,
+        amount_charged_back = i.amount_charged_back + c.charged_back,
+        status = invoice_status(i.amount, i.amount_paid + c.paid, i.amount_refunded + c.refunded, i.amount_charged_back + c.charged_back),
+        updated_at = now()
+    from (
+        select p.invoice_id,
+               sum(case p.kind when 'payment' then p.amount when 'payment_reversal' then -p.amount else 0 end)::bigint as paid,
+               sum(case p.kind when 'refund' then p.amount when 'refund_reversal' then -p.amount else 0 end)::bigint as refunded,
+               sum(case p.kind when 'chargeback' then p.amount when 'chargeback_reversal' then -p.amount else 0 end)::bigint as charged_back
+        from payments p
+        where p.id = any(v_posted)
+        group by p.invoice_id
+    ) c
+    where i.id = c.invoice_id;
+
+    if exists (select from parked_events w where w.movement_reference is not null) then
+        perform release_parked_events(array(
+            select w.id from payments p
+            join parked_events w on w.connection = p.connection and w.movement_kind = p.kind and w.movement_reference = p.reference
+            where p.id = any(v_posted)));
+    end if;
+
+    if cardinality(v_posted) = cardinality(p_events) then
+        p_states := array_fill('applied'::text, array[cardinality(p_events)]);
+        return;
+    end if;
+    -- In a statement of its own, so that it sees the posting that was in the way.
+    select array_agg(case
+            when p_states[e.ordinality] <> 'ready' then p_states[e.ordinality]
+            when e.id = any(v_posted) then 'applied'
+            when own.id is not null then 'duplicate'
+            when m.amount = e.amount and m.invoice_id = p_invoice_ids[e.ordinality] then 'duplicate'
+            else 'conflict'
+        end order by e.ordinality)
+    into p_states
+    from unnest(p_events) with ordinality e
+    left join payments own on own.id = e.id
+    left join payments m on m.id = coalesce(
+        (select p.id from payments p where p.connection = e.connection and p.kind = e.kind and p.reference = e.reference),
+        (select p.id from payments p where p.reverses = v_bases[e.ordinality]));
+
+    insert into payment_reports (id, payment_id)
+    select e.id, m.id
+    from unnest(p_events) with ordinality e
+    join payments m on m.id = coalesce(
+        (select p.id from payments p where p.connection = e.connection and p.kind = e.kind and p.reference = e.reference),
+        (select p.id from payments p where p.reverses = v_bases[e.ordinality]))
+    where p_states[e.ordinality] = 'duplicate' and m.id <> e.id
+      and not exists (select from payments own where own.id = e.id)
+    on conflict do nothing;
+end
+$$;
+comment on function post_payments(payment_events[], bigint[], text[]) is
+    'Posts the ready events of a batch, their invoices being locked, to the ledger and the invoices. States become applied, duplicate or conflict; what waits for a movement stays waiting.';
+revoke all on function post_payments from public;

@@ -1,0 +1,24 @@
+create or replace function process_payment_queue(
+    p_batch_size integer default 500, p_after bigint default 0, p_retries boolean default null,
+    p_max_attempts integer default 10, p_park_days integer default 30,
+    out claimed integer, out applied integer, out duplicates integer, out parked integer,
+    out busy integer, out failed integer, out dead integer, out released integer, out last_id bigint
+)
+language plpgsql security definer set search_path from current set enable_seqscan = off
+as $$
+declare
+    v_ids bigint[] := claim_payment_events(p_batch_size, p_after, p_retries);
+begin
+    select p.*, 0, v_ids[cardinality(v_ids)]
+    into claimed, applied, duplicates, parked, busy, failed, dead, released, last_id
+    from process_claimed_events(v_ids, p_max_attempts) p;
+    if claimed < p_batch_size and p_after = 0 then
+        released := release_parked_events(find_released_events());
+        dead := dead + expire_parked_events(p_park_days);
+    end if;
+end
+$$;
+comment on function process_payment_queue(integer, bigint, boolean, integer, integer) is
+    'Applies up to p_batch_size due events of the queue in one transaction: call it until claimed and released are 0. A call that finds no more also releases parked events whose invoice or movement has come, and buries those parked for p_park_days.';
+revoke all on function process_payment_queue from public;
+select grant_to('listener', 'execute on function process_payment_queue');

@@ -1,0 +1,12 @@
+create or replace function release_for_invoices() returns trigger
+language plpgsql security definer set search_path from current
+as $$
+begin
+    if exists (select from parked_events w where w.invoice_id is not null) then
+        perform release_parked_events(array(select w.id from inserted i join parked_events w on w.invoice_id = i.id));
+    end if;
+    return null;
+end
+$$;
+comment on function release_for_invoices() is 'Trigger of invoices: what waited for a new invoice goes into the queue.';
+revoke all on function release_for_invoices from public;

@@ -1,0 +1,83 @@
+create or replace function set_events_aside(p_events payment_events[], p_invoice_ids bigint[], p_states text[])
+returns payment_event_outcome[]
+language plpgsql set search_path from current
+as $$
+declare
+    v_outcomes payment_event_outcome[];
+    v_parked bigint[];
+begin
+    select array_agg(row(
+            s.id, i.id,
+            case
+                when p_states[e.ordinality] = 'rewritten' then 'conflict'
+                when p_states[e.ordinality] = 'waiting' then 'parked'
+                when p_states[e.ordinality] = 'unknown_invoice' and s.id is not null then 'parked'
+                else p_states[e.ordinality]
+            end,
+            case p_states[e.ordinality]
+                when 'invalid' then (select payment_event_error(x) from unnest(p_events[e.ordinality:e.ordinality]) x)
+                when 'unknown_invoice' then format('invoice %s does not exist', coalesce(e.invoice_id::text, quote_literal(e.invoice_reference)))
+                when 'waiting' then format('%s %L is not posted yet', coalesce(base_kind(e.kind), 'payment'),
+                    case when base_kind(e.kind) is null then e.parent_reference else e.reference end)
+                when 'currency_mismatch' then format('the event is in %s, invoice %s in %s', e.currency, i.id, i.currency)
+                when 'amount_out_of_range' then format('a sum of invoice %s would exceed 10^18 minor units', i.id)
+                when 'conflict' then format('%s %L is posted with another amount or on another invoice', e.kind, e.reference)
+                when 'rewritten' then 'its event_id was used before with another amount, kind, currency, reference or invoice'
+                when 'busy' then format('invoice %s is locked by another transaction', i.id)
+                when 'dead' then (select concat_ws(': ', d.reason, d.detail) from dead_letters d
+                                  where d.payment_event_id = e.id and (d.resolution is null or d.resolution = 'dismissed'))
+            end)::payment_event_outcome order by e.ordinality)
+    into v_outcomes
+    from unnest(p_events) with ordinality e
+    left join payment_events s on s.id = e.id
+    left join invoices i on i.id = p_invoice_ids[e.ordinality];
+
+    with parked as (
+        insert into parked_events (id, connection, invoice_id, invoice_reference, movement_kind, movement_reference)
+        select e.id, e.connection,
+               case when state = 'unknown_invoice' then e.invoice_id end,
+               case when state = 'unknown_invoice' and e.invoice_id is null then e.invoice_reference end,
+               case when state = 'waiting' then coalesce(base_kind(e.kind), 'payment') end,
+               case when state = 'waiting' and base_kind(e.kind) is null then e.parent_reference
+                    when state = 'waiting' then e.reference end
+        from unnest(p_events) with ordinality e, unnest(p_states[e.ordinality:e.ordinality]) state
+        where state in ('unknown_invoice', 'waiting') and (v_outcomes[e.ordinality]).outcome = 'parked'
+        order by e.id
+        on conflict do nothing
+        returning id
+    )
+    select array_agg(p.id) into v_parked from parked p;
+    if v_parked is not null then
+        -- It may have come while we parked: a look with a fresh snapshot.
+        perform release_parked_events(find_released_events(v_parked));
+    end if;
+
+    perform bury_payment_event(e.id, (v_outcomes[e.ordinality]).outcome, (v_outcomes[e.ordinality]).detail)
+    from unnest(p_events) with ordinality e
+    where p_states[e.ordinality] in ('conflict', 'currency_mismatch', 'amount_out_of_range')
+      and (v_outcomes[e.ordinality]).id is not null
+    order by e.id;
+
+    insert into dead_letters (connection, event_id, delivery_id, reason, detail, report, fingerprint)
+    select e.connection, e.event_id, e.delivery_id, 'conflict', (v_outcomes[e.ordinality]).detail, r.report,
+           encode(sha256(convert_to(r.report::text, 'UTF8')), 'hex')
+    from unnest(p_events) with ordinality e,
+         lateral (select to_jsonb(e) - '{id,received_at,delivery_id,occurred_at,ordinality}'::text[]) r(report)
+    where p_states[e.ordinality] = 'rewritten'
+    order by r.report
+    on conflict do nothing;
+
+    -- An event given twice in one batch: the second time it has become what the first time made of it.
+    if 'repeated' = any(p_states) then
+        v_outcomes := array(
+            select case when p_states[e.ordinality] <> 'repeated' then v_outcomes[e.ordinality]
+                else (select row(o.id, o.invoice_id, case o.outcome when 'applied' then 'duplicate' when 'conflict' then 'dead' else o.outcome end, o.detail)::payment_event_outcome
+                      from unnest(v_outcomes) o where o.id = e.id and o.outcome <> 'repeated' limit 1) end
+            from unnest(p_events) with ordinality e order by e.ordinality);
+    end if;
+    return v_outcomes;
+end
+$$;
+comment on function set_events_aside(payment_events[], bigint[], text[]) is
+    'Parks or buries the stored events of a batch that could not be posted, and makes an outcome of every state.';
+revoke all on function set_events_aside from public;

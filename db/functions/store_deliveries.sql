@@ -1,0 +1,18 @@
+create or replace function store_deliveries(p_events payment_events[], p_bodies bytea[], p_content_types text[], p_deliveries integer[]) returns void
+language plpgsql set search_path from current
+as $$
+begin
+    insert into deliveries (id, connection, content_type, body)
+    select distinct on (e.delivery_id) e.delivery_id, e.connection,
+           left(p_content_types[coalesce(p_deliveries[e.ordinality], e.ordinality)], 255),
+           p_bodies[coalesce(p_deliveries[e.ordinality], e.ordinality)]
+    from unnest(p_events) with ordinality e
+    where e.delivery_id is not null
+      and (exists (select from payment_events s where s.id = e.id)
+           or exists (select from dead_letters d where d.connection = e.connection and d.event_id = e.event_id and d.delivery_id = e.delivery_id))
+    order by e.delivery_id;
+end
+$$;
+comment on function store_deliveries(payment_events[], bytea[], text[], integer[]) is
+    'Keeps the bodies of the requests that brought something new.';
+revoke all on function store_deliveries from public;

@@ -1,0 +1,99 @@
+-- The roles of this installation, and the two functions that name them and grant to them.
+--
+-- Roles belong to the whole cluster, so their names carry database and schema: payments_public_server. One merchant's
+-- server reaches no other's schema. Nobody logs in as any of them; a login is made a member:
+--     create role webhooks login in role payments_public_server;
+
+-- migrate:up
+do $$
+declare
+    v_schema text := current_schema();
+    v_installation text := format('payment webhooks of database %s, schema %s', current_database(), current_schema());
+    v_prefix text := current_database() || '_' || current_schema();
+    v_role text;
+    v_stranger text;
+begin
+    if v_schema is null then
+        raise exception 'the schema to install into does not exist: search_path is "%"', current_setting('search_path')
+            using errcode = 'PW009', hint = 'Create it first (create schema billing), then migrate again.';
+    end if;
+
+    if octet_length(v_prefix) > 54 then    -- names end at 63 bytes
+        v_prefix := left(regexp_replace(v_prefix, '[^ -~]', '', 'g'), 21) || '_' || md5(v_prefix);
+    end if;
+
+    -- Our functions run as their owner and find operators in this schema: whoever may create one here could run as it.
+    select coalesce(nullif(a.grantee, 0)::regrole::text, 'PUBLIC') into v_stranger
+    from pg_namespace n, aclexplode(n.nspacl) a
+    where n.nspname = v_schema and a.privilege_type = 'CREATE'
+      and a.grantee not in (n.nspowner, current_user::regrole)
+      and pg_get_userbyid(a.grantee) <> v_prefix || '_owner'
+    limit 1;
+    if v_stranger is not null then
+        raise exception 'refusing to install: % may create objects in schema "%"', v_stranger, v_schema
+            using errcode = 'PW009',
+                  detail = 'An operator planted there would run with the rights of the owner of the payment tables.',
+                  hint = format('revoke create on schema %I from %s; or install into a schema of its own.', v_schema, v_stranger);
+    end if;
+
+    foreach v_role in array array['owner', 'server', 'listener', 'biller', 'operator', 'reader'] loop
+        v_role := v_prefix || '_' || v_role;
+        if to_regrole(quote_ident(v_role)) is null then
+            execute format('create role %I nologin', v_role);
+            execute format('comment on role %I is %L', v_role, v_installation);
+        elsif shobj_description(to_regrole(quote_ident(v_role)), 'pg_authid') is distinct from v_installation then
+            raise exception 'role "%" exists and is not of this installation (%)', v_role, v_installation
+                using errcode = 'PW009', hint = 'Rename that role, or install into a schema of another name.';
+        end if;
+        execute format('grant usage on schema %I to %I', v_schema, v_role);
+    end loop;
+    execute format('grant create on schema %I to %I', v_schema, v_prefix || '_owner');
+    execute format('grant %I to current_user', v_prefix || '_owner');
+    perform set_config('role', v_prefix || '_owner', true);
+end
+$$;
+select set_config('search_path', format('%I, pg_temp', current_schema()), true);
+
+create function role_name(p_role text) returns text
+language sql stable set search_path from current
+as $$
+    select regexp_replace(pg_get_userbyid(p.proowner), '_owner$', '_' || p_role)
+    from pg_proc p
+    where p.proname = 'role_name' and p.pronamespace = current_schema()::regnamespace;
+$$;
+comment on function role_name(text) is
+    'The cluster-wide name of this installation''s role: owner, server, listener, biller, operator or reader.';
+revoke all on function role_name from public;
+
+create function grant_to(p_role text, p_privileges text) returns void
+language plpgsql set search_path from current
+as $$
+begin
+    execute format('grant %s to %I', p_privileges, role_name(p_role));
+end
+$$;
+comment on function grant_to(text, text) is
+    'Grants to a role of this installation: select grant_to(''server'', ''execute on function f''). Runs as its caller.';
+revoke all on function grant_to from public;
+
+reset role;
+
+-- migrate:down
+select set_config('search_path', format('%I, pg_temp', current_schema()), true);
+do $$
+declare
+    v_roles text[] := array(select role_name(r) from unnest(array['server', 'listener', 'biller', 'operator', 'reader', 'owner']) r);
+    v_role text;
+begin
+    drop function grant_to(text, text);
+    drop function role_name(text);
+    foreach v_role in array v_roles loop
+        begin
+            execute format('revoke all on schema %I from %I', current_schema(), v_role);
+            execute format('drop role %I', v_role);
+        exception when dependent_objects_still_exist then
+            raise notice 'role % is kept: it still owns or may use something elsewhere', v_role;
+        end;
+    end loop;
+end
+$$;

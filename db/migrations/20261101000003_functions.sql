@@ -1,0 +1,1152 @@
+-- The functions as they were when this was released. Their present bodies: db/functions/.
+
+-- migrate:up
+select set_config('search_path', format('%I, pg_temp', current_schema()), true), set_config('role', role_name('owner'), true);
+
+create or replace function invoice_status(p_amount bigint, p_paid bigint, p_refunded bigint, p_charged_back bigint) returns text
+language sql immutable parallel safe
+return case
+    when p_paid - p_refunded - p_charged_back >= p_amount then 'paid'
+    when p_paid <= 0 then 'sent'
+    when p_charged_back > 0 then 'charged_back'
+    when p_paid - p_refunded - p_charged_back <= 0 then 'refunded'
+    when p_refunded > 0 then 'partially_refunded'
+    else 'partially_paid'
+end;
+comment on function invoice_status(bigint, bigint, bigint, bigint) is
+    'The status of an invoice of this amount with these sums (minor units). A function of sums, so the order of events cannot matter.';
+revoke all on function invoice_status from public;
+
+create or replace function base_kind(p_kind text) returns text
+language sql immutable parallel safe
+return case p_kind
+    when 'payment_reversal' then 'payment'
+    when 'refund_reversal' then 'refund'
+    when 'chargeback_reversal' then 'chargeback'
+end;
+comment on function base_kind(text) is 'The kind that a reversal undoes; null for the three kinds that are no reversal.';
+revoke all on function base_kind from public;
+
+create or replace function posting_phase(p_kind text) returns integer
+language sql immutable parallel safe
+return case when p_kind = 'payment' then 1 when p_kind in ('refund', 'chargeback') then 2 else 3 end;
+comment on function posting_phase(text) is
+    'Payments post before what may refer to them, reversals last. One order for all: it also keeps postings from deadlocking.';
+revoke all on function posting_phase from public;
+
+create or replace function payment_event_error(p_event payment_events) returns text
+language sql stable parallel safe
+return case
+    when p_event.event_id is null or length(p_event.event_id) not between 1 and 255
+        then 'event_id must be 1 to 255 characters'
+    when p_event.amount is null or p_event.amount not between 1 and 1000000000000000
+        then format('amount must be 1 to 10^15 minor units, not %s', coalesce(p_event.amount::text, 'null'))
+    when p_event.kind not in ('payment', 'refund', 'chargeback', 'payment_reversal', 'refund_reversal', 'chargeback_reversal')
+        then format('kind must be payment, refund, chargeback or one of these with _reversal, not %L', left(p_event.kind, 40))
+    when p_event.currency !~ '^[A-Z]{3}$'
+        then format('currency must be three capital letters (ISO 4217), not %L', left(p_event.currency, 40))
+    when p_event.connection !~ '^[a-z0-9][a-z0-9_-]{0,62}$'
+        then format('connection must be 1 to 63 of a-z, 0-9, _ and -, not %L', left(p_event.connection, 80))
+    when length(p_event.reference) not between 1 and 255 then 'reference must be 1 to 255 characters'
+    when length(p_event.parent_reference) not between 1 and 255 then 'parent_reference must be 1 to 255 characters'
+    when length(p_event.invoice_reference) not between 1 and 255 then 'invoice_reference must be 1 to 255 characters'
+    when right(p_event.kind, 9) = '_reversal' and num_nonnulls(p_event.reference, p_event.reverses) = 0
+        then format('reference must name the movement that this %s undoes', p_event.kind)
+    when right(p_event.kind, 9) <> '_reversal'
+            and num_nonnulls(p_event.invoice_id, p_event.invoice_reference, p_event.parent_reference) = 0
+        then 'invoice_id, invoice_reference or parent_reference must name the invoice'
+end;
+comment on function payment_event_error(payment_events) is
+    'What is wrong with an event''s own fields, naming the field; null when nothing is.';
+revoke all on function payment_event_error from public;
+
+create or replace function apply_batch(p_events payment_events[], p_stored boolean, p_park boolean, p_wait boolean)
+returns payment_event_outcome[]
+language plpgsql set search_path from current
+as $$
+declare
+    v_events payment_events[] := p_events;
+    v_invoice_ids bigint[];
+    v_states text[];
+    v_near_limit boolean;
+    v_known boolean;
+    v_outcomes payment_event_outcome[] := '{}';
+begin
+    select l.* into v_invoice_ids, v_states, v_near_limit from lock_invoices(p_events, p_wait) l;
+    if v_near_limit and cardinality(p_events) > 1 then
+        for v_position in 1 .. cardinality(p_events) loop
+            v_outcomes := v_outcomes || apply_batch(p_events[v_position:v_position], p_stored, p_park, p_wait);
+        end loop;
+        return v_outcomes;
+    end if;
+    if not p_stored then
+        select s.* into v_states, v_events, v_known from store_payment_events(p_events, p_park, v_states) s;
+    end if;
+    select p.* into v_invoice_ids, v_states from post_payments(v_events, v_invoice_ids, v_states) p;
+    if 'applied' = all(v_states) and (p_stored or not v_known) then
+        return array(select row(e.id, v_invoice_ids[e.ordinality], 'applied', null)::payment_event_outcome
+                     from unnest(v_events) with ordinality e order by e.ordinality);
+    end if;
+    v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states);
+    if v_known then
+        perform leave_waiting(v_outcomes);
+    end if;
+    return v_outcomes;
+end
+$$;
+comment on function apply_batch(payment_events[], boolean, boolean, boolean) is
+    'The one way money moves: locks the invoices, stores the events (unless they are stored), posts them, and sets aside what cannot be posted. One outcome for each, in input order.';
+revoke all on function apply_batch from public;
+
+create or replace function apply_isolated(p_events payment_events[], p_stored boolean, p_park boolean, p_wait boolean)
+returns payment_event_outcome[]
+language plpgsql set search_path from current
+as $$
+declare
+    v_outcomes payment_event_outcome[] := '{}';
+    v_from integer := 1;
+    v_to integer := cardinality(p_events);
+    v_ends integer[] := array[v_to];
+    v_blocks integer := 0;
+begin
+    -- Halve what raises until the event that raises stands alone. In input order, v_ends being the stack of what is left.
+    while cardinality(v_ends) > 0 loop
+        v_to := v_ends[1];
+        v_blocks := v_blocks + 1;
+        if v_blocks > 60 then    -- each block is a subtransaction; beyond 64 they slow down every snapshot
+            return v_outcomes || array(select row(e.id, null, 'busy', 'left for the next call: too many events of this one raised')::payment_event_outcome
+                                       from unnest(p_events[v_from:]) e);
+        end if;
+        begin
+            v_outcomes := v_outcomes || apply_batch(p_events[v_from:v_to], p_stored, p_park, p_wait);
+            set constraints all immediate;    -- deferred constraint triggers raise here, where it can be told which event it was
+            v_from := v_to + 1;
+            v_ends := v_ends[2:];
+        exception when others then
+            if sqlstate in ('40001', '40P01', '55P03', '57014') or left(sqlstate, 2) = '53' then
+                raise;
+            end if;
+            v_outcomes := v_outcomes[1:v_from - 1];
+            if v_from < v_to then
+                v_ends := (v_from + v_to - 1) / 2 || v_ends;
+            else
+                v_outcomes := v_outcomes || row(case when p_stored then p_events[v_from].id end, null, 'failed',
+                                                format('%s (SQLSTATE %s)', sqlerrm, sqlstate))::payment_event_outcome;
+                v_from := v_to + 1;
+                v_ends := v_ends[2:];
+            end if;
+        end;
+    end loop;
+    return v_outcomes;
+end
+$$;
+comment on function apply_isolated(payment_events[], boolean, boolean, boolean) is
+    'apply_batch(), where an event whose application raises (a trigger of yours, at once or deferred) fails alone.';
+revoke all on function apply_isolated from public;
+
+create or replace function apply_payment_event(
+    p_event_id text, p_invoice_id bigint, p_amount bigint, p_kind text default 'payment', p_currency text default null,
+    p_connection text default 'direct', p_reference text default null, p_parent_reference text default null,
+    p_invoice_reference text default null, p_occurred_at timestamptz default null,
+    p_body bytea default null, p_content_type text default null, p_park boolean default false
+) returns payment_event_result
+language plpgsql security definer set search_path from current
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+declare
+    v_events payment_events[] := new_payment_events(
+        array[p_event_id], array[p_invoice_id], array[p_amount], array[p_kind], array[p_currency], array[p_connection], array[p_reference],
+        array[p_parent_reference], array[p_invoice_reference], array[p_occurred_at], array[1], (p_body is not null)::integer);
+    v_outcomes payment_event_outcome[] := apply_batch(v_events, p_stored => false, p_park => p_park, p_wait => true);
+begin
+    perform raise_rejected_event(v_events[1], v_outcomes[1]);
+    perform store_deliveries(v_events, array[p_body], array[p_content_type], array[1]);
+    return payment_event_results(v_events, v_outcomes);
+end
+$$;
+comment on function apply_payment_event is
+    'Applies one payment event now, exactly once: select * from apply_payment_event(''event_12345'', 1, 5000). p_amount in minor units of p_currency (default: the invoice''s). '
+    'Outcome applied, duplicate (posted before), conflict (other content under the same id or movement: a dead letter), parked (waits for the movement it is about) or dead. '
+    'Name the invoice by p_invoice_id, else by p_invoice_reference; a refund or chargeback may name its payment alone (p_parent_reference), a reversal its base (p_reference). '
+    'Raises PW001 unknown invoice, PW002 invalid field, PW003 currency mismatch, PW004 amount out of range, and then stores nothing; with p_park it stores and returns those.';
+revoke all on function apply_payment_event from public;
+select grant_to('server', 'execute on function apply_payment_event');
+
+create or replace function apply_payment_events(
+    p_event_ids text[], p_invoice_ids bigint[] default null, p_amounts bigint[] default null, p_kinds text[] default null,
+    p_currencies text[] default null, p_connections text[] default null, p_references text[] default null,
+    p_parent_references text[] default null, p_invoice_references text[] default null, p_occurred_at timestamptz[] default null,
+    p_bodies bytea[] default null, p_content_types text[] default null, p_deliveries integer[] default null,
+    p_park boolean default false, p_wait boolean default true
+) returns setof payment_event_result
+language plpgsql security definer set search_path from current
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+declare
+    v_events payment_events[] := new_payment_events(
+        p_event_ids, p_invoice_ids, p_amounts, p_kinds, p_currencies, p_connections, p_references,
+        p_parent_references, p_invoice_references, p_occurred_at, p_deliveries, cardinality(p_bodies));
+    v_outcomes payment_event_outcome[];
+begin
+    v_outcomes := apply_isolated(v_events, p_stored => false, p_park => p_park, p_wait => p_wait);
+    if p_park and exists (select from unnest(v_outcomes) o where o.outcome = 'failed') then
+        v_outcomes := queue_failed_events(v_events, v_outcomes);
+    end if;
+    perform store_deliveries(v_events, p_bodies, p_content_types, p_deliveries);
+    return query select r.* from payment_event_results(v_events, v_outcomes) r;
+end
+$$;
+comment on function apply_payment_events is
+    'Applies a batch of events now; one row for each, in input order. Arrays run in parallel, a missing one takes its defaults (see apply_payment_event). A bad event never spoils the others: unknown_invoice, currency_mismatch, amount_out_of_range, invalid and failed (a trigger of yours raised) store nothing. '
+    'With p_park whatever is valid is stored: it waits for its invoice, is retried, or becomes a dead letter. Without p_wait an event whose invoice is locked comes back busy, nothing stored. '
+    'p_bodies are the requests they came in; p_deliveries says in which, by position. Deferred constraints of the transaction are checked at once.';
+revoke all on function apply_payment_events from public;
+select grant_to('server', 'execute on function apply_payment_events');
+
+create or replace function bury_payment_event(p_id bigint, p_reason text, p_detail text, p_attempts integer default 0) returns void
+language plpgsql set search_path from current
+as $$
+begin
+    insert into dead_letters (payment_event_id, delivery_id, connection, event_id, reason, detail, attempts)
+    select e.id, e.delivery_id, e.connection, e.event_id, p_reason, p_detail, p_attempts
+    from payment_events e
+    where e.id = p_id
+    on conflict do nothing;
+end
+$$;
+comment on function bury_payment_event(bigint, text, text, integer) is 'Makes a dead letter of a stored event.';
+revoke all on function bury_payment_event from public;
+
+create or replace function claim_payment_events(p_batch_size integer default 500, p_after bigint default 0, p_retries boolean default null)
+returns bigint[]
+language plpgsql security definer set search_path from current set enable_seqscan = off
+as $$
+declare
+    v_ids bigint[] := '{}';
+begin
+    if p_retries is not true then
+        v_ids := array(
+            select q.id from payment_queue q
+            where q.id > p_after and q.attempts = 0 and q.next_attempt_at <= now()
+            order by q.id
+            limit p_batch_size for update skip locked);
+    end if;
+    -- What has failed before is claimed apart: should it take the whole transaction down, no fresh event goes with it.
+    if v_ids = '{}' and p_retries is not false then
+        v_ids := array(
+            select q.id from payment_queue q
+            where q.attempts > 0 and q.next_attempt_at <= now()
+            order by q.next_attempt_at
+            limit p_batch_size for update skip locked);
+    end if;
+    return v_ids;
+end
+$$;
+comment on function claim_payment_events(integer, bigint, boolean) is
+    'Locks up to p_batch_size due events of the queue that nobody else has locked, and returns their ids; the claim ends with the transaction. Fresh events with an id above p_after, else (or only, with p_retries) events that failed before.';
+revoke all on function claim_payment_events from public;
+select grant_to('listener', 'execute on function claim_payment_events');
+
+create or replace function close_queue_gate() returns boolean
+language plpgsql security definer set search_path from current set lock_timeout = '10ms'
+as $$
+begin
+    -- Waits out the inserters in flight; newcomers meet the waiter and notify. No longer than this: a blocked backend hears no NOTIFY.
+    perform pg_advisory_lock('payment_queue'::regclass::oid::integer, 1);
+    return true;
+exception when lock_not_available then
+    return false;
+end
+$$;
+comment on function close_queue_gate() is
+    'For the listener on watch, before it sleeps: from here on every insert into the queue notifies. When it returns true, look at the queue once more, in a statement of its own, then sleep; awake, open_queue_gate(). False: a long transaction holds the gate; do not sleep, look again soon.';
+revoke all on function close_queue_gate from public;
+select grant_to('listener', 'execute on function close_queue_gate');
+
+create or replace function enqueue_batch(p_events payment_events[], p_park boolean) returns payment_event_outcome[]
+language plpgsql set search_path from current
+as $$
+declare
+    v_invoice_ids bigint[] := find_invoices(p_events);
+    v_states text[];
+    v_events payment_events[];
+    v_known boolean;
+begin
+    select array_agg(case
+            when e.id is null then 'invalid'
+            when p_park or v_invoice_ids[e.ordinality] is null and coalesce(e.invoice_id::text, e.invoice_reference) is null then 'ready'
+            when i.id is null then 'unknown_invoice'
+            when e.currency <> i.currency then 'currency_mismatch'
+            else 'ready'
+        end order by e.ordinality)
+    into v_states
+    from unnest(p_events) with ordinality e
+    left join invoices i on i.id = v_invoice_ids[e.ordinality];
+
+    select s.* into v_states, v_events, v_known from store_payment_events(p_events, false, v_states) s;
+    insert into payment_queue (id)
+    select e.id from unnest(p_events) with ordinality e
+    where v_states[e.ordinality] = 'ready' and v_events[e.ordinality].id = e.id
+    order by e.id;
+
+    if not v_known then
+        return array(select row(e.id, v_invoice_ids[e.ordinality], 'queued', null)::payment_event_outcome
+                     from unnest(p_events) with ordinality e order by e.ordinality);
+    end if;
+    v_states := array(select case
+        when s.state <> 'ready' and s.state <> 'queued' then s.state
+        when v_events[s.position].id = p_events[s.position].id then 'queued'
+        when exists (select from parked_events w where w.id = v_events[s.position].id) then 'parked'
+        else 'duplicate' end
+        from unnest(v_states) with ordinality s(state, position) order by s.position);
+    return set_events_aside(v_events, v_invoice_ids, v_states);
+end
+$$;
+comment on function enqueue_batch(payment_events[], boolean) is 'Stores events and their queue rows. One outcome for each, in input order.';
+revoke all on function enqueue_batch from public;
+
+create or replace function enqueue_payment_event(
+    p_event_id text, p_invoice_id bigint, p_amount bigint, p_kind text default 'payment', p_currency text default null,
+    p_connection text default 'direct', p_reference text default null, p_parent_reference text default null,
+    p_invoice_reference text default null, p_occurred_at timestamptz default null,
+    p_body bytea default null, p_content_type text default null, p_park boolean default false
+) returns payment_event_result
+language plpgsql security definer set search_path from current
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+declare
+    v_events payment_events[] := new_payment_events(
+        array[p_event_id], array[p_invoice_id], array[p_amount], array[p_kind], array[p_currency], array[p_connection], array[p_reference],
+        array[p_parent_reference], array[p_invoice_reference], array[p_occurred_at], array[1], (p_body is not null)::integer);
+    v_outcomes payment_event_outcome[] := enqueue_batch(v_events, p_park);
+begin
+    perform raise_rejected_event(v_events[1], v_outcomes[1]);
+    perform store_deliveries(v_events, array[p_body], array[p_content_type], array[1]);
+    return payment_event_results(v_events, v_outcomes);
+end
+$$;
+comment on function enqueue_payment_event is
+    'Stores one payment event and queues it for process_payment_queue(). Outcome queued, duplicate (queued or posted before), conflict, parked or dead. Parameters and errors as apply_payment_event().';
+revoke all on function enqueue_payment_event from public;
+select grant_to('server', 'execute on function enqueue_payment_event');
+
+create or replace function enqueue_payment_events(
+    p_event_ids text[], p_invoice_ids bigint[] default null, p_amounts bigint[] default null, p_kinds text[] default null,
+    p_currencies text[] default null, p_connections text[] default null, p_references text[] default null,
+    p_parent_references text[] default null, p_invoice_references text[] default null, p_occurred_at timestamptz[] default null,
+    p_bodies bytea[] default null, p_content_types text[] default null, p_deliveries integer[] default null,
+    p_park boolean default false
+) returns setof payment_event_result
+language plpgsql security definer set search_path from current
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+declare
+    v_events payment_events[] := new_payment_events(
+        p_event_ids, p_invoice_ids, p_amounts, p_kinds, p_currencies, p_connections, p_references,
+        p_parent_references, p_invoice_references, p_occurred_at, p_deliveries, cardinality(p_bodies));
+begin
+    return query select r.* from payment_event_results(v_events, enqueue_batch(v_events, p_park)) r;
+    perform store_deliveries(v_events, p_bodies, p_content_types, p_deliveries);
+end
+$$;
+comment on function enqueue_payment_events is
+    'Stores a batch of events and queues them for process_payment_queue(); one row for each, in input order: queued, duplicate (queued or posted before), parked, dead, conflict. Parameters as apply_payment_events(). '
+    'Without p_park an event that names no known invoice, or another currency, is refused here (unknown_invoice, currency_mismatch; nothing stored); with it, what is wrong shows when it is processed.';
+revoke all on function enqueue_payment_events from public;
+select grant_to('server', 'execute on function enqueue_payment_events');
+
+create or replace function expire_parked_events(p_park_days integer) returns integer
+language plpgsql set search_path from current
+as $$
+declare
+    v_expired bigint[];
+begin
+    with expired as (
+        delete from parked_events w
+        where w.id in (
+            select l.id from parked_events l
+            where l.parked_at < now() - make_interval(days => p_park_days)
+            limit 500 for update skip locked)
+        returning w.id
+    )
+    select array_agg(x.id) into v_expired from expired x;
+    perform bury_payment_event(x.id, 'park_expired', format('what it waits for did not come in %s days', p_park_days))
+    from unnest(v_expired) x(id);
+    return coalesce(cardinality(v_expired), 0);
+end
+$$;
+comment on function expire_parked_events(integer) is 'Makes dead letters of up to 500 events that have been parked for longer; says of how many.';
+revoke all on function expire_parked_events from public;
+
+create or replace function fail_payment_event(p_id bigint, p_error text, p_max_attempts integer default 10) returns boolean
+language plpgsql security definer set search_path from current
+as $$
+declare
+    v_attempts integer;
+begin
+    update payment_queue q
+    set attempts = q.attempts + 1,
+        next_attempt_at = now() + least(power(2, q.attempts), 3600) * (0.5 + random()) * interval '1 s',
+        last_error = left(p_error, 2000)
+    where q.id = p_id
+    returning q.attempts into v_attempts;
+    if v_attempts < p_max_attempts or not found then
+        return false;
+    end if;
+    perform bury_payment_event(p_id, 'attempts_exhausted', left(p_error, 2000), v_attempts);
+    delete from payment_queue q where q.id = p_id;
+    return true;
+end
+$$;
+comment on function fail_payment_event(bigint, text, integer) is
+    'Counts a failed attempt at a queued event and schedules the next one: 1 s, 2 s, 4 s … 1 h, each half to one and a half of that. At p_max_attempts it becomes a dead letter, and this returns true.';
+revoke all on function fail_payment_event from public;
+select grant_to('listener', 'execute on function fail_payment_event');
+
+create or replace function find_invoices(p_events payment_events[]) returns bigint[]
+language plpgsql stable set search_path from current
+as $$
+begin
+    return array(
+        select case
+            when a.id is not null then a.invoice_id
+            when e.invoice_id is not null then e.invoice_id
+            when e.invoice_reference is not null then r.invoice_id
+            else m.invoice_id
+        end
+        from unnest(p_events) with ordinality e
+        left join reassigned_events a on a.id = e.id
+        left join invoice_references r on r.connection = e.connection and r.reference = e.invoice_reference
+        left join payments m on m.id = coalesce(e.reverses, (
+            select p.id from payments p
+            where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
+              and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end))
+        order by e.ordinality);
+end
+$$;
+comment on function find_invoices(payment_events[]) is
+    'The invoice of each event: the one an operator gave it to, else the one it names, else that of the posted movement it is about; null where there is none (yet).';
+revoke all on function find_invoices from public;
+
+create or replace function find_released_events(p_ids bigint[] default null) returns bigint[]
+language plpgsql stable set search_path from current
+as $$
+begin
+    return array(
+        select w.id from parked_events w
+        where (p_ids is null or w.id = any(p_ids))
+          and (exists (select from invoices i where i.id = w.invoice_id)
+               or exists (select from invoice_references r where r.connection = w.connection and r.reference = w.invoice_reference)
+               or exists (select from payments p where p.connection = w.connection and p.kind = w.movement_kind
+                          and p.reference = w.movement_reference)));
+end
+$$;
+comment on function find_released_events(bigint[]) is
+    'The parked events, of these or of all, for which what they wait for exists by now. Every poll asks: the triggers are speed, this is the guarantee.';
+revoke all on function find_released_events from public;
+
+create or replace function follow_invoice_amount() returns trigger
+language plpgsql security definer set search_path from current
+as $$
+begin
+    new.status := invoice_status(new.amount, new.amount_paid, new.amount_refunded, new.amount_charged_back);
+    new.updated_at := now();
+    return new;
+end
+$$;
+comment on function follow_invoice_amount() is 'Trigger of invoices: a changed amount changes the status.';
+revoke all on function follow_invoice_amount from public;
+
+create or replace function freeze_invoice_currency() returns trigger
+language plpgsql security definer set search_path from current
+as $$
+begin
+    if exists (select from payments p where p.invoice_id = old.id) then
+        raise exception 'the currency of invoice % is frozen: payments have posted in %', old.id, old.currency
+            using errcode = 'PW007',
+                  detail = format('invoice %s, from %s to %s', old.id, old.currency, new.currency),
+                  hint = 'Issue another invoice in the new currency.';
+    end if;
+    new.updated_at := now();
+    return new;
+end
+$$;
+comment on function freeze_invoice_currency() is 'Trigger of invoices: no change of currency once an event has posted.';
+revoke all on function freeze_invoice_currency from public;
+
+create or replace function guard_invoice_sums() returns trigger
+language plpgsql set search_path from current
+as $$
+begin
+    -- Inside the functions, all SECURITY DEFINER, this runs as the owner, as whom nobody logs in.
+    if tg_op = 'INSERT' or current_user::regrole <> (select c.relowner from pg_class c where c.oid = tg_relid) then
+        raise exception 'the sums of an invoice cannot be set by hand'
+            using errcode = 'PW006',
+                  detail = 'amount_paid, amount_refunded and amount_charged_back are what the ledger adds up to, 0 at first.',
+                  hint = 'Post an event: select * from apply_payment_event(''opening-balance-1'', 1, 5000, p_connection => ''opening'').';
+    end if;
+    return null;
+end
+$$;
+comment on function guard_invoice_sums() is 'Trigger of invoices: only the functions change the sums.';
+revoke all on function guard_invoice_sums from public;
+
+create or replace function leave_waiting(p_outcomes payment_event_outcome[]) returns void
+language plpgsql set search_path from current
+as $$
+declare
+    v_settled text[] := array['applied', 'duplicate', 'conflict', 'currency_mismatch', 'amount_out_of_range'];
+begin
+    -- Without waiting: a worker that holds the row finds the event settled and removes it.
+    delete from payment_queue q
+    where q.id in (
+        select l.id from unnest(p_outcomes) o join payment_queue l on l.id = o.id
+        where o.outcome = any(v_settled) or o.outcome = 'parked' and exists (select from parked_events w where w.id = o.id)
+        for update of l skip locked);
+    delete from parked_events w
+    where w.id in (
+        select l.id from unnest(p_outcomes) o join parked_events l on l.id = o.id
+        where o.outcome = any(v_settled)
+        for update of l skip locked);
+end
+$$;
+comment on function leave_waiting(payment_event_outcome[]) is
+    'Removes settled events from the queue and from the parked, and parked ones from the queue.';
+revoke all on function leave_waiting from public;
+
+create or replace function lock_invoices(
+    p_events payment_events[], p_wait boolean,
+    out p_invoice_ids bigint[], out p_states text[], out p_near_limit boolean
+)
+language plpgsql set search_path from current
+as $$
+declare
+    v_wanted bigint[];
+    v_locked bigint[];
+begin
+    p_invoice_ids := find_invoices(p_events);
+    v_wanted := array(select distinct i.id from unnest(p_invoice_ids) i(id) where i.id is not null order by i.id);
+    -- Always in the order of ids: two batches over the same invoices wait, but never for each other.
+    if p_wait then
+        v_locked := array(select i.id from invoices i where i.id = any(v_wanted) order by i.id for no key update);
+    else
+        v_locked := array(select i.id from invoices i where i.id = any(v_wanted) order by i.id for no key update skip locked);
+    end if;
+
+    select array_agg(case
+            when e.id is null then 'invalid'
+            when p_invoice_ids[e.ordinality] is null and coalesce(e.invoice_id::text, e.invoice_reference) is null then 'waiting'
+            when i.id is null then 'unknown_invoice'
+            when cardinality(v_locked) < cardinality(v_wanted) and i.id <> all(v_locked) then 'busy'
+            when e.currency <> i.currency then 'currency_mismatch'
+            when cardinality(p_events) = 1
+                and e.amount + greatest(i.amount_paid, i.amount_refunded, i.amount_charged_back) > 1000000000000000000
+                and base_kind(e.kind) is null then 'amount_out_of_range'
+            else 'ready'
+        end order by e.ordinality),
+        coalesce(max(greatest(i.amount_paid, i.amount_refunded, i.amount_charged_back)), 0)
+            > 1000000000000000000 - 1000000000000000 * cardinality(p_events)::bigint
+    into p_states, p_near_limit
+    from unnest(p_events) with ordinality e
+    left join invoices i on i.id = p_invoice_ids[e.ordinality];
+end
+$$;
+comment on function lock_invoices(payment_events[], boolean) is
+    'Finds and locks the invoices of a batch. Each event is then ready, busy (its invoice is locked by another; never with p_wait), waiting (for the movement it is about), unknown_invoice, currency_mismatch, amount_out_of_range or invalid.';
+revoke all on function lock_invoices from public;
+
+create or replace function new_payment_events(
+    p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[],
+    p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamptz[],
+    p_deliveries integer[], p_body_count integer
+) returns payment_events[]
+language plpgsql set search_path from current
+as $$
+declare
+    v_events payment_events[];
+    v_invalid bigint[];
+    v_position integer;
+    v_delivery_ids bigint[] := array(select nextval('deliveries_id_seq') from generate_series(1, p_body_count));
+begin
+    select array_agg(n.event order by n.position),
+           array_agg(n.position) filter (where payment_event_error(n.event) is not null)
+    into v_events, v_invalid
+    from (
+        select e.position, row(
+            nextval('payment_events_id_seq'), now(), e.amount, e.invoice_id, null, v_delivery_ids[coalesce(e.delivery, e.position)],
+            e.occurred_at, coalesce(e.connection, 'direct'), e.event_id, coalesce(e.kind, 'payment'), e.currency,
+            e.invoice_reference, e.reference, e.parent_reference)::payment_events as event
+        from unnest(p_event_ids, p_invoice_ids, p_amounts, p_kinds, p_currencies, p_connections, p_references,
+                    p_parent_references, p_invoice_references, p_occurred_at, p_deliveries) with ordinality
+            as e(event_id, invoice_id, amount, kind, currency, connection, reference,
+                 parent_reference, invoice_reference, occurred_at, delivery, position)
+    ) n;
+    foreach v_position in array coalesce(v_invalid, '{}') loop
+        v_events[v_position].id := null;
+    end loop;
+    return coalesce(v_events, '{}');
+end
+$$;
+comment on function new_payment_events is
+    'Events from parallel arrays, numbered in input order but not stored yet; an invalid one has no id, and payment_event_error() says why. Null elements take their defaults.';
+revoke all on function new_payment_events from public;
+
+create or replace function open_queue_gate() returns boolean
+language plpgsql security definer set search_path from current
+as $$
+begin
+    return pg_advisory_unlock('payment_queue'::regclass::oid::integer, 1);
+end
+$$;
+comment on function open_queue_gate() is 'For the listener on watch, as soon as it is awake: inserts need not notify any more.';
+revoke all on function open_queue_gate from public;
+select grant_to('listener', 'execute on function open_queue_gate');
+
+create or replace function payment_event_results(p_events payment_events[], p_outcomes payment_event_outcome[]) returns setof payment_event_result
+language plpgsql stable set search_path from current
+as $$
+begin
+    return query
+    select e.event_id, o.outcome, b.id, b.status, b.amount, b.currency, b.paid, b.refunded, b.charged_back, b.due, b.overpaid, o.detail
+    from unnest(p_events) with ordinality e,
+         lateral (select (p_outcomes[e.ordinality]).*) o
+    left join invoice_balances b on b.id = o.invoice_id
+    order by e.ordinality;
+end
+$$;
+comment on function payment_event_results(payment_events[], payment_event_outcome[]) is 'The rows that callers see: what became of each event, and its invoice now.';
+revoke all on function payment_event_results from public;
+
+create or replace function post_payments(
+    p_events payment_events[],
+    inout p_invoice_ids bigint[], inout p_states text[]
+)
+language plpgsql set search_path from current
+as $$
+declare
+    v_phase integer;
+    v_bases bigint[] := '{}';
+    v_posted bigint[] := '{}';
+    v_now_posted bigint[];
+begin
+    foreach v_phase in array array(select distinct posting_phase(e.kind) from unnest(p_events) e order by 1) loop
+        if v_phase = 3 or v_phase = 2 and 'waiting' = any(p_states) then
+            -- What refers to a movement may follow it in the same batch: look again, now that the earlier phases have posted.
+            select array_agg(coalesce(p_invoice_ids[e.ordinality], m.invoice_id) order by e.ordinality),
+                   array_agg(case when base_kind(e.kind) is not null then m.id end order by e.ordinality),
+                   array_agg(case
+                       when p_states[e.ordinality] not in ('ready', 'waiting') or posting_phase(e.kind) <> v_phase
+                           or p_states[e.ordinality] = 'ready' and base_kind(e.kind) is null then p_states[e.ordinality]
+                       when m.id is null or m.id > e.id and m.id = any(v_posted) then 'waiting'
+                       when p_states[e.ordinality] = 'waiting' and m.id <> all(v_posted) then 'waiting'
+                       when e.currency <> i.currency then 'currency_mismatch'
+                       when base_kind(e.kind) is null then 'ready'
+                       when m.invoice_id <> coalesce(p_invoice_ids[e.ordinality], m.invoice_id) or m.amount < e.amount then 'conflict'
+                       else 'ready'
+                   end order by e.ordinality)
+            into p_invoice_ids, v_bases, p_states
+            from unnest(p_events) with ordinality e
+            left join payments m on m.id = coalesce(e.reverses, (
+                select p.id from payments p
+                where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
+                  and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end))
+            left join invoices i on i.id = m.invoice_id;
+        end if;
+
+        -- Phase by phase in the order of the unique key: the third of the fixed orders, after invoices and events.
+        with posted as (
+            insert into payments (id, invoice_id, amount, reverses, connection, kind, reference)
+            select e.id, p_invoice_ids[e.ordinality], e.amount, v_bases[e.ordinality], e.connection, e.kind, e.reference
+            from unnest(p_events) with ordinality e
+            where p_states[e.ordinality] = 'ready' and posting_phase(e.kind) = v_phase
+            order by e.connection, e.kind, e.reference, e.ordinality
+            on conflict do nothing
+            returning id
+        )
+        select array_agg(p.id) into v_now_posted from posted p;
+        v_posted := v_posted || v_now_posted;
+    end loop;
+
+    update invoices i
+    set amount_paid = i.amount_paid + c.paid,
+        amount_refunded = i.amount_refunded + c.refunded,
+        amount_charged_back = i.amount_charged_back + c.charged_back,
+        status = invoice_status(i.amount, i.amount_paid + c.paid, i.amount_refunded + c.refunded, i.amount_charged_back + c.charged_back),
+        updated_at = now()
+    from (
+        select p.invoice_id,
+               sum(case p.kind when 'payment' then p.amount when 'payment_reversal' then -p.amount else 0 end)::bigint as paid,
+               sum(case p.kind when 'refund' then p.amount when 'refund_reversal' then -p.amount else 0 end)::bigint as refunded,
+               sum(case p.kind when 'chargeback' then p.amount when 'chargeback_reversal' then -p.amount else 0 end)::bigint as charged_back
+        from payments p
+        where p.id = any(v_posted)
+        group by p.invoice_id
+    ) c
+    where i.id = c.invoice_id;
+
+    if exists (select from parked_events w where w.movement_reference is not null) then
+        perform release_parked_events(array(
+            select w.id from payments p
+            join parked_events w on w.connection = p.connection and w.movement_kind = p.kind and w.movement_reference = p.reference
+            where p.id = any(v_posted)));
+    end if;
+
+    if cardinality(v_posted) = cardinality(p_events) then
+        p_states := array_fill('applied'::text, array[cardinality(p_events)]);
+        return;
+    end if;
+    -- In a statement of its own, so that it sees the posting that was in the way.
+    select array_agg(case
+            when p_states[e.ordinality] <> 'ready' then p_states[e.ordinality]
+            when e.id = any(v_posted) then 'applied'
+            when own.id is not null then 'duplicate'
+            when m.amount = e.amount and m.invoice_id = p_invoice_ids[e.ordinality] then 'duplicate'
+            else 'conflict'
+        end order by e.ordinality)
+    into p_states
+    from unnest(p_events) with ordinality e
+    left join payments own on own.id = e.id
+    left join payments m on m.id = coalesce(
+        (select p.id from payments p where p.connection = e.connection and p.kind = e.kind and p.reference = e.reference),
+        (select p.id from payments p where p.reverses = v_bases[e.ordinality]));
+
+    insert into payment_reports (id, payment_id)
+    select e.id, m.id
+    from unnest(p_events) with ordinality e
+    join payments m on m.id = coalesce(
+        (select p.id from payments p where p.connection = e.connection and p.kind = e.kind and p.reference = e.reference),
+        (select p.id from payments p where p.reverses = v_bases[e.ordinality]))
+    where p_states[e.ordinality] = 'duplicate' and m.id <> e.id
+      and not exists (select from payments own where own.id = e.id)
+    on conflict do nothing;
+end
+$$;
+comment on function post_payments(payment_events[], bigint[], text[]) is
+    'Posts the ready events of a batch, their invoices being locked, to the ledger and the invoices. States become applied, duplicate or conflict; what waits for a movement stays waiting.';
+revoke all on function post_payments from public;
+
+create or replace function process_claimed_events(
+    p_ids bigint[], p_max_attempts integer default 10,
+    out claimed integer, out applied integer, out duplicates integer, out parked integer,
+    out busy integer, out failed integer, out dead integer
+)
+language plpgsql security definer set search_path from current
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+declare
+    v_outcomes payment_event_outcome[];
+    v_failed record;
+begin
+    claimed := cardinality(p_ids);
+    v_outcomes := apply_isolated(
+        array(select e from payment_events e where e.id = any(p_ids) order by e.id), p_stored => true, p_park => true, p_wait => false);
+
+    select count(*) filter (where o.outcome = 'applied'), count(*) filter (where o.outcome = 'duplicate'),
+           count(*) filter (where o.outcome = 'parked'), count(*) filter (where o.outcome = 'busy'),
+           count(*) filter (where o.outcome = 'failed'),
+           count(*) filter (where o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range'))
+    into applied, duplicates, parked, busy, failed, dead
+    from unnest(v_outcomes) o;
+
+    if applied = claimed then
+        delete from payment_queue q where q.id = any(p_ids);
+        return;
+    end if;
+    perform leave_waiting(v_outcomes);
+    update payment_queue q set next_attempt_at = now() + interval '0.5 s'
+    from unnest(v_outcomes) o where o.outcome = 'busy' and q.id = o.id;
+    for v_failed in select o.id, o.detail from unnest(v_outcomes) o where o.outcome = 'failed' loop
+        dead := dead + fail_payment_event(v_failed.id, v_failed.detail, p_max_attempts)::integer;
+    end loop;
+end
+$$;
+comment on function process_claimed_events(bigint[], integer) is
+    'Applies claimed events and takes them from the queue. Failed ones are retried later, until p_max_attempts makes dead letters of them; busy ones (invoice locked by another transaction) soon, and no attempt is counted.';
+revoke all on function process_claimed_events from public;
+select grant_to('listener', 'execute on function process_claimed_events');
+
+create or replace function process_payment_queue(
+    p_batch_size integer default 500, p_after bigint default 0, p_retries boolean default null,
+    p_max_attempts integer default 10, p_park_days integer default 30,
+    out claimed integer, out applied integer, out duplicates integer, out parked integer,
+    out busy integer, out failed integer, out dead integer, out released integer, out last_id bigint
+)
+language plpgsql security definer set search_path from current set enable_seqscan = off
+as $$
+declare
+    v_ids bigint[] := claim_payment_events(p_batch_size, p_after, p_retries);
+begin
+    select p.*, 0, v_ids[cardinality(v_ids)]
+    into claimed, applied, duplicates, parked, busy, failed, dead, released, last_id
+    from process_claimed_events(v_ids, p_max_attempts) p;
+    if claimed < p_batch_size and p_after = 0 then
+        released := release_parked_events(find_released_events());
+        dead := dead + expire_parked_events(p_park_days);
+    end if;
+end
+$$;
+comment on function process_payment_queue(integer, bigint, boolean, integer, integer) is
+    'Applies up to p_batch_size due events of the queue in one transaction: call it until claimed and released are 0. A call that finds no more also releases parked events whose invoice or movement has come, and buries those parked for p_park_days.';
+revoke all on function process_payment_queue from public;
+select grant_to('listener', 'execute on function process_payment_queue');
+
+create or replace function queue_channel() returns text
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+    return 'payment_queue_' || 'payment_queue'::regclass::oid;
+end
+$$;
+comment on function queue_channel() is 'The channel to LISTEN on for this installation''s queue.';
+revoke all on function queue_channel from public;
+select grant_to('listener', 'execute on function queue_channel');
+
+create or replace function queue_failed_events(p_events payment_events[], p_outcomes payment_event_outcome[]) returns payment_event_outcome[]
+language plpgsql set search_path from current
+as $$
+declare
+    v_stored record;
+begin
+    for v_position in 1 .. cardinality(p_events) loop
+        continue when p_outcomes[v_position].outcome <> 'failed';
+        select * into v_stored from store_payment_events(p_events[v_position:v_position], true, array['ready']);
+        if not v_stored.p_known then
+            insert into payment_queue (id) values (p_events[v_position].id);
+            perform fail_payment_event(p_events[v_position].id, p_outcomes[v_position].detail);
+        end if;
+        p_outcomes[v_position].id := v_stored.p_events[1].id;
+        p_outcomes[v_position].outcome := 'queued';
+    end loop;
+    return p_outcomes;
+end
+$$;
+comment on function queue_failed_events(payment_events[], payment_event_outcome[]) is
+    'Stores the events whose application raised and queues them for a retry.';
+revoke all on function queue_failed_events from public;
+
+create or replace function raise_rejected_event(p_event payment_events, p_outcome payment_event_outcome) returns void
+language plpgsql set search_path from current
+as $$
+begin
+    if p_outcome.id is not null or p_outcome.outcome not in ('unknown_invoice', 'invalid', 'currency_mismatch', 'amount_out_of_range') then
+        return;
+    end if;
+    raise exception using
+        errcode = case p_outcome.outcome
+            when 'unknown_invoice' then 'PW001' when 'invalid' then 'PW002'
+            when 'currency_mismatch' then 'PW003' else 'PW004' end,
+        message = p_outcome.detail,
+        detail = format('event_id %s of connection %s, invoice %s, amount %s. Nothing was stored.', quote_nullable(left(p_event.event_id, 255)),
+            quote_nullable(left(p_event.connection, 80)), coalesce(p_event.invoice_id::text, quote_nullable(left(p_event.invoice_reference, 255))), coalesce(p_event.amount::text, 'null')),
+        hint = case p_outcome.outcome
+            when 'unknown_invoice' then 'Insert the invoice (or its invoice_references row) first, or pass p_park => true to let the event wait for it.'
+            when 'invalid' then 'Correct the field that the message names and send the event again.'
+            when 'currency_mismatch' then 'Send the amount in the invoice''s currency, or pass p_park => true to keep the event as a dead letter.'
+            else 'Split the invoice: its sums are near their limit.' end;
+end
+$$;
+comment on function raise_rejected_event(payment_events, payment_event_outcome) is 'Raises PW001 to PW004 for an event that could not be stored.';
+revoke all on function raise_rejected_event from public;
+
+create or replace function refuse_change() returns trigger
+language plpgsql set search_path from current
+as $$
+begin
+    raise exception '% of table % is refused: it is append-only', lower(tg_op), tg_table_name
+        using errcode = 'PW005',
+              detail = 'The ledger and the events it rests on are an audit trail.',
+              hint = 'To undo a posted payment call void_payment(); to empty a test database, migrate down and up.';
+end
+$$;
+comment on function refuse_change() is 'Trigger of the append-only tables: no UPDATE, DELETE or TRUNCATE, by nobody.';
+revoke all on function refuse_change from public;
+
+create or replace function release_for_invoices() returns trigger
+language plpgsql security definer set search_path from current
+as $$
+begin
+    if exists (select from parked_events w where w.invoice_id is not null) then
+        perform release_parked_events(array(select w.id from inserted i join parked_events w on w.invoice_id = i.id));
+    end if;
+    return null;
+end
+$$;
+comment on function release_for_invoices() is 'Trigger of invoices: what waited for a new invoice goes into the queue.';
+revoke all on function release_for_invoices from public;
+
+create or replace function release_for_references() returns trigger
+language plpgsql security definer set search_path from current
+as $$
+begin
+    if exists (select from parked_events w where w.invoice_reference is not null) then
+        perform release_parked_events(array(
+            select w.id from inserted i
+            join parked_events w on w.connection = i.connection and w.invoice_reference = i.reference));
+    end if;
+    return null;
+end
+$$;
+comment on function release_for_references() is 'Trigger of invoice_references: what waited for a new name of an invoice goes into the queue.';
+revoke all on function release_for_references from public;
+
+create or replace function release_parked_events(p_ids bigint[]) returns bigint
+language plpgsql set search_path from current
+as $$
+declare
+    v_released bigint;
+begin
+    -- Never waits: who holds one of them is releasing it too, or posting it.
+    with released as (
+        delete from parked_events w
+        where w.id in (select l.id from parked_events l where l.id = any(p_ids) for update skip locked)
+        returning w.id
+    )
+    insert into payment_queue (id) select r.id from released r order by r.id on conflict do nothing;
+    get diagnostics v_released = row_count;
+    return v_released;
+end
+$$;
+comment on function release_parked_events(bigint[]) is 'Moves parked events into the queue; says how many.';
+revoke all on function release_parked_events from public;
+
+create or replace function set_events_aside(p_events payment_events[], p_invoice_ids bigint[], p_states text[])
+returns payment_event_outcome[]
+language plpgsql set search_path from current
+as $$
+declare
+    v_outcomes payment_event_outcome[];
+    v_parked bigint[];
+begin
+    select array_agg(row(
+            s.id, i.id,
+            case
+                when p_states[e.ordinality] = 'rewritten' then 'conflict'
+                when p_states[e.ordinality] = 'waiting' then 'parked'
+                when p_states[e.ordinality] = 'unknown_invoice' and s.id is not null then 'parked'
+                else p_states[e.ordinality]
+            end,
+            case p_states[e.ordinality]
+                when 'invalid' then (select payment_event_error(x) from unnest(p_events[e.ordinality:e.ordinality]) x)
+                when 'unknown_invoice' then format('invoice %s does not exist', coalesce(e.invoice_id::text, quote_literal(e.invoice_reference)))
+                when 'waiting' then format('%s %L is not posted yet', coalesce(base_kind(e.kind), 'payment'),
+                    case when base_kind(e.kind) is null then e.parent_reference else e.reference end)
+                when 'currency_mismatch' then format('the event is in %s, invoice %s in %s', e.currency, i.id, i.currency)
+                when 'amount_out_of_range' then format('a sum of invoice %s would exceed 10^18 minor units', i.id)
+                when 'conflict' then format('%s %L is posted with another amount or on another invoice', e.kind, e.reference)
+                when 'rewritten' then 'its event_id was used before with another amount, kind, currency, reference or invoice'
+                when 'busy' then format('invoice %s is locked by another transaction', i.id)
+                when 'dead' then (select concat_ws(': ', d.reason, d.detail) from dead_letters d
+                                  where d.payment_event_id = e.id and (d.resolution is null or d.resolution = 'dismissed'))
+            end)::payment_event_outcome order by e.ordinality)
+    into v_outcomes
+    from unnest(p_events) with ordinality e
+    left join payment_events s on s.id = e.id
+    left join invoices i on i.id = p_invoice_ids[e.ordinality];
+
+    with parked as (
+        insert into parked_events (id, connection, invoice_id, invoice_reference, movement_kind, movement_reference)
+        select e.id, e.connection,
+               case when state = 'unknown_invoice' then e.invoice_id end,
+               case when state = 'unknown_invoice' and e.invoice_id is null then e.invoice_reference end,
+               case when state = 'waiting' then coalesce(base_kind(e.kind), 'payment') end,
+               case when state = 'waiting' and base_kind(e.kind) is null then e.parent_reference
+                    when state = 'waiting' then e.reference end
+        from unnest(p_events) with ordinality e, unnest(p_states[e.ordinality:e.ordinality]) state
+        where state in ('unknown_invoice', 'waiting') and (v_outcomes[e.ordinality]).outcome = 'parked'
+        order by e.id
+        on conflict do nothing
+        returning id
+    )
+    select array_agg(p.id) into v_parked from parked p;
+    if v_parked is not null then
+        -- It may have come while we parked: a look with a fresh snapshot.
+        perform release_parked_events(find_released_events(v_parked));
+    end if;
+
+    perform bury_payment_event(e.id, (v_outcomes[e.ordinality]).outcome, (v_outcomes[e.ordinality]).detail)
+    from unnest(p_events) with ordinality e
+    where p_states[e.ordinality] in ('conflict', 'currency_mismatch', 'amount_out_of_range')
+      and (v_outcomes[e.ordinality]).id is not null
+    order by e.id;
+
+    insert into dead_letters (connection, event_id, delivery_id, reason, detail, report, fingerprint)
+    select e.connection, e.event_id, e.delivery_id, 'conflict', (v_outcomes[e.ordinality]).detail, r.report,
+           encode(sha256(convert_to(r.report::text, 'UTF8')), 'hex')
+    from unnest(p_events) with ordinality e,
+         lateral (select to_jsonb(e) - '{id,received_at,delivery_id,occurred_at,ordinality}'::text[]) r(report)
+    where p_states[e.ordinality] = 'rewritten'
+    order by r.report
+    on conflict do nothing;
+
+    -- An event given twice in one batch: the second time it has become what the first time made of it.
+    if 'repeated' = any(p_states) then
+        v_outcomes := array(
+            select case when p_states[e.ordinality] <> 'repeated' then v_outcomes[e.ordinality]
+                else (select row(o.id, o.invoice_id, case o.outcome when 'applied' then 'duplicate' when 'conflict' then 'dead' else o.outcome end, o.detail)::payment_event_outcome
+                      from unnest(v_outcomes) o where o.id = e.id and o.outcome <> 'repeated' limit 1) end
+            from unnest(p_events) with ordinality e order by e.ordinality);
+    end if;
+    return v_outcomes;
+end
+$$;
+comment on function set_events_aside(payment_events[], bigint[], text[]) is
+    'Parks or buries the stored events of a batch that could not be posted, and makes an outcome of every state.';
+revoke all on function set_events_aside from public;
+
+create or replace function store_deliveries(p_events payment_events[], p_bodies bytea[], p_content_types text[], p_deliveries integer[]) returns void
+language plpgsql set search_path from current
+as $$
+begin
+    insert into deliveries (id, connection, content_type, body)
+    select distinct on (e.delivery_id) e.delivery_id, e.connection,
+           left(p_content_types[coalesce(p_deliveries[e.ordinality], e.ordinality)], 255),
+           p_bodies[coalesce(p_deliveries[e.ordinality], e.ordinality)]
+    from unnest(p_events) with ordinality e
+    where e.delivery_id is not null
+      and (exists (select from payment_events s where s.id = e.id)
+           or exists (select from dead_letters d where d.connection = e.connection and d.event_id = e.event_id and d.delivery_id = e.delivery_id))
+    order by e.delivery_id;
+end
+$$;
+comment on function store_deliveries(payment_events[], bytea[], text[], integer[]) is
+    'Keeps the bodies of the requests that brought something new.';
+revoke all on function store_deliveries from public;
+
+create or replace function store_payment_events(
+    p_new payment_events[], p_park boolean,
+    inout p_states text[], out p_events payment_events[], out p_known boolean
+)
+language plpgsql set search_path from current
+as $$
+declare
+    v_stored integer;
+begin
+    p_events := p_new;
+    -- In the order of the unique key: opposite batches of the same events wait, but never for each other.
+    insert into payment_events
+    select e.id, e.received_at, e.amount, e.invoice_id, e.reverses, e.delivery_id, e.occurred_at, e.connection, e.event_id,
+           e.kind, e.currency, e.invoice_reference, e.reference, e.parent_reference
+    from unnest(p_new) with ordinality e
+    where p_states[e.ordinality] in ('ready', 'waiting')
+       or p_park and p_states[e.ordinality] not in ('busy', 'invalid')
+    order by e.connection, e.event_id, e.ordinality
+    on conflict do nothing;
+    get diagnostics v_stored = row_count;
+    p_known := v_stored < cardinality(p_new);
+    if not p_known then
+        return;
+    end if;
+
+    -- In a statement of its own, so that it sees what another transaction had just committed.
+    select array_agg(case when c.known is null or c.conflicts then c.event else c.known end order by c.position),
+           array_agg(case
+               when c.known is null or c.state = 'invalid' then c.state
+               when c.conflicts then 'rewritten'
+               when c.occurrence > 1 then 'repeated'
+               when (c.known).id = (c.event).id then c.state
+               when exists (select from payments p where p.id = (c.known).id)
+                   or exists (select from payment_reports r where r.id = (c.known).id) then 'duplicate'
+               when exists (select from dead_letters d where d.payment_event_id = (c.known).id
+                            and (d.resolution is null or d.resolution = 'dismissed')) then 'dead'
+               when c.state in ('ready', 'waiting', 'busy')
+                   and not exists (select from reassigned_events a where a.id = (c.known).id) then c.state
+               when exists (select from parked_events w where w.id = (c.known).id) then 'parked'
+               else 'queued'
+           end order by c.position)
+    into p_events, p_states
+    from (
+        select o.*, row_number() over (partition by (o.known).id, o.conflicts order by o.position) as occurrence
+        from (
+            select n.*, k as known,
+                   not (k.kind = (n.event).kind and k.amount = (n.event).amount
+                        and k.invoice_id is not distinct from (n.event).invoice_id
+                        and k.invoice_reference is not distinct from (n.event).invoice_reference
+                        and k.reference is not distinct from (n.event).reference
+                        and coalesce(k.currency = (n.event).currency, true)) as conflicts
+            from (select e as event, p_states[row_number() over ()] as state, row_number() over () as position
+                  from unnest(p_new) e) n
+            left join payment_events k on k.connection = (n.event).connection and k.event_id = (n.event).event_id
+        ) o
+    ) c;
+end
+$$;
+comment on function store_payment_events(payment_events[], boolean, text[]) is
+    'Stores the events that may be stored: all but busy and invalid ones with p_park, else those whose invoice is known. One known before comes back as it is stored, its place as state unless it may be posted now; other content under a known id is rewritten.';
+revoke all on function store_payment_events from public;
+
+create or replace function try_queue_watch() returns boolean
+language plpgsql security definer set search_path from current
+as $$
+begin
+    return pg_try_advisory_lock('payment_queue'::regclass::oid::integer, 2);
+end
+$$;
+comment on function try_queue_watch() is
+    'Makes this session the listener on watch, the only one that may close the gate; false if another is. Held until the session ends; call it once.';
+revoke all on function try_queue_watch from public;
+select grant_to('listener', 'execute on function try_queue_watch');
+
+create or replace function wake_listener() returns trigger
+language plpgsql security definer set search_path from current
+as $$
+begin
+    -- The gate: whoever gets it shared knows that the listener on watch is awake and will look after this commit.
+    -- A NOTIFY takes a cluster-wide lock over the commit's flush, so it is sent only where somebody sleeps.
+    if exists (select from inserted)
+            and not pg_try_advisory_xact_lock_shared(tg_relid::integer, 1)
+            and pg_notification_queue_usage() < 0.5 then
+        perform pg_notify('payment_queue_' || tg_relid, '');
+    end if;
+    return null;
+end
+$$;
+comment on function wake_listener() is
+    'Trigger of payment_queue: notifies the listener if it sleeps (see close_queue_gate). The poll is the guarantee, this is the speed.';
+revoke all on function wake_listener from public;
+
+reset role;
+
+-- migrate:down
+select set_config('search_path', format('%I, pg_temp', current_schema()), true);
+drop function
+    wake_listener,
+    try_queue_watch,
+    store_payment_events,
+    store_deliveries,
+    set_events_aside,
+    release_parked_events,
+    release_for_references,
+    release_for_invoices,
+    refuse_change,
+    raise_rejected_event,
+    queue_failed_events,
+    queue_channel,
+    process_payment_queue,
+    process_claimed_events,
+    post_payments,
+    payment_event_results,
+    open_queue_gate,
+    new_payment_events,
+    lock_invoices,
+    leave_waiting,
+    guard_invoice_sums,
+    freeze_invoice_currency,
+    follow_invoice_amount,
+    find_released_events,
+    find_invoices,
+    fail_payment_event,
+    expire_parked_events,
+    enqueue_payment_events,
+    enqueue_payment_event,
+    enqueue_batch,
+    close_queue_gate,
+    claim_payment_events,
+    bury_payment_event,
+    apply_payment_events,
+    apply_payment_event,
+    apply_isolated,
+    apply_batch,
+    payment_event_error,
+    posting_phase,
+    base_kind,
+    invoice_status;

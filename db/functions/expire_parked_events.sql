@@ -6,10 +6,10 @@ declare
 begin
     with expired as (
         delete from parked_events w
-        where w.id in (
+        where w.id = any(array(
             select l.id from parked_events l
             where l.parked_at < now() - make_interval(days => p_park_days)
-            limit 500 for update skip locked)
+            limit 500 for update skip locked))
         returning w.id
     )
     select array_agg(x.id) into v_expired from expired x;

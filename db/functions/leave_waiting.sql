@@ -6,15 +6,17 @@ declare
 begin
     -- Without waiting: a worker that holds the row finds the event settled and removes it.
     delete from payment_queue q
-    where q.id in (
-        select l.id from unnest(p_outcomes) o join payment_queue l on l.id = o.id
-        where o.outcome = any(v_settled) or o.outcome = 'parked' and exists (select from parked_events w where w.id = o.id)
-        for update of l skip locked);
+    where q.id = any(array(
+        select l.id from payment_queue l
+        where l.id = any(array(
+            select o.id from unnest(p_outcomes) o
+            where o.outcome = any(v_settled) or o.outcome = 'parked' and exists (select from parked_events w where w.id = o.id)))
+        for update skip locked));
     delete from parked_events w
-    where w.id in (
-        select l.id from unnest(p_outcomes) o join parked_events l on l.id = o.id
-        where o.outcome = any(v_settled)
-        for update of l skip locked);
+    where w.id = any(array(
+        select l.id from parked_events l
+        where l.id = any(array(select o.id from unnest(p_outcomes) o where o.outcome = any(v_settled)))
+        for update skip locked));
 end
 $$;
 comment on function leave_waiting(payment_event_outcome[]) is

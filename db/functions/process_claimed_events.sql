@@ -4,7 +4,7 @@ create or replace function process_claimed_events(
     out busy integer, out failed integer, out dead integer
 )
 language plpgsql security definer set search_path from current
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     v_outcomes payment_event_outcome[];
@@ -27,7 +27,7 @@ begin
     end if;
     perform leave_waiting(v_outcomes);
     update payment_queue q set next_attempt_at = now() + interval '0.5 s'
-    from unnest(v_outcomes) o where o.outcome = 'busy' and q.id = o.id;
+    where q.id = any(array(select o.id from unnest(v_outcomes) o where o.outcome = 'busy'));
     for v_failed in select o.id, o.detail from unnest(v_outcomes) o where o.outcome = 'failed' loop
         dead := dead + fail_payment_event(v_failed.id, v_failed.detail, p_max_attempts)::integer;
     end loop;

@@ -4,7 +4,8 @@ create or replace function process_payment_queue(
     out claimed integer, out applied integer, out duplicates integer, out parked integer,
     out busy integer, out failed integer, out dead integer, out released integer, out last_id bigint
 )
-language plpgsql security definer set search_path from current set enable_seqscan = off
+language plpgsql security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     v_ids bigint[] := claim_payment_events(p_batch_size, p_after, p_retries);

@@ -7,7 +7,7 @@ begin
     -- Never waits: who holds one of them is releasing it too, or posting it.
     with released as (
         delete from parked_events w
-        where w.id in (select l.id from parked_events l where l.id = any(p_ids) for update skip locked)
+        where w.id = any(array(select l.id from parked_events l where l.id = any(p_ids) for update skip locked))
         returning w.id
     )
     insert into payment_queue (id) select r.id from released r order by r.id on conflict do nothing;

@@ -151,7 +151,7 @@ create or replace function apply_payment_event(
     p_body bytea default null, p_content_type text default null, p_park boolean default false
 ) returns payment_event_result
 language plpgsql security definer set search_path from current
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     v_events payment_events[] := new_payment_events(
@@ -180,7 +180,7 @@ create or replace function apply_payment_events(
     p_park boolean default false, p_wait boolean default true
 ) returns setof payment_event_result
 language plpgsql security definer set search_path from current
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     v_events payment_events[] := new_payment_events(
@@ -219,7 +219,8 @@ revoke all on function bury_payment_event from public;
 
 create or replace function claim_payment_events(p_batch_size integer default 500, p_after bigint default 0, p_retries boolean default null)
 returns bigint[]
-language plpgsql security definer set search_path from current set enable_seqscan = off
+language plpgsql security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     v_ids bigint[] := '{}';
@@ -312,7 +313,7 @@ create or replace function enqueue_payment_event(
     p_body bytea default null, p_content_type text default null, p_park boolean default false
 ) returns payment_event_result
 language plpgsql security definer set search_path from current
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     v_events payment_events[] := new_payment_events(
@@ -338,7 +339,7 @@ create or replace function enqueue_payment_events(
     p_park boolean default false
 ) returns setof payment_event_result
 language plpgsql security definer set search_path from current
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     v_events payment_events[] := new_payment_events(
@@ -363,10 +364,10 @@ declare
 begin
     with expired as (
         delete from parked_events w
-        where w.id in (
+        where w.id = any(array(
             select l.id from parked_events l
             where l.parked_at < now() - make_interval(days => p_park_days)
-            limit 500 for update skip locked)
+            limit 500 for update skip locked))
         returning w.id
     )
     select array_agg(x.id) into v_expired from expired x;
@@ -499,15 +500,17 @@ declare
 begin
     -- Without waiting: a worker that holds the row finds the event settled and removes it.
     delete from payment_queue q
-    where q.id in (
-        select l.id from unnest(p_outcomes) o join payment_queue l on l.id = o.id
-        where o.outcome = any(v_settled) or o.outcome = 'parked' and exists (select from parked_events w where w.id = o.id)
-        for update of l skip locked);
+    where q.id = any(array(
+        select l.id from payment_queue l
+        where l.id = any(array(
+            select o.id from unnest(p_outcomes) o
+            where o.outcome = any(v_settled) or o.outcome = 'parked' and exists (select from parked_events w where w.id = o.id)))
+        for update skip locked));
     delete from parked_events w
-    where w.id in (
-        select l.id from unnest(p_outcomes) o join parked_events l on l.id = o.id
-        where o.outcome = any(v_settled)
-        for update of l skip locked);
+    where w.id = any(array(
+        select l.id from parked_events l
+        where l.id = any(array(select o.id from unnest(p_outcomes) o where o.outcome = any(v_settled)))
+        for update skip locked));
 end
 $$;
 comment on function leave_waiting(payment_event_outcome[]) is
@@ -731,7 +734,7 @@ create or replace function process_claimed_events(
     out busy integer, out failed integer, out dead integer
 )
 language plpgsql security definer set search_path from current
-set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     v_outcomes payment_event_outcome[];
@@ -754,7 +757,7 @@ begin
     end if;
     perform leave_waiting(v_outcomes);
     update payment_queue q set next_attempt_at = now() + interval '0.5 s'
-    from unnest(v_outcomes) o where o.outcome = 'busy' and q.id = o.id;
+    where q.id = any(array(select o.id from unnest(v_outcomes) o where o.outcome = 'busy'));
     for v_failed in select o.id, o.detail from unnest(v_outcomes) o where o.outcome = 'failed' loop
         dead := dead + fail_payment_event(v_failed.id, v_failed.detail, p_max_attempts)::integer;
     end loop;
@@ -771,7 +774,8 @@ create or replace function process_payment_queue(
     out claimed integer, out applied integer, out duplicates integer, out parked integer,
     out busy integer, out failed integer, out dead integer, out released integer, out last_id bigint
 )
-language plpgsql security definer set search_path from current set enable_seqscan = off
+language plpgsql security definer set search_path from current
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     v_ids bigint[] := claim_payment_events(p_batch_size, p_after, p_retries);
@@ -898,7 +902,7 @@ begin
     -- Never waits: who holds one of them is releasing it too, or posting it.
     with released as (
         delete from parked_events w
-        where w.id in (select l.id from parked_events l where l.id = any(p_ids) for update skip locked)
+        where w.id = any(array(select l.id from parked_events l where l.id = any(p_ids) for update skip locked))
         returning w.id
     )
     insert into payment_queue (id) select r.id from released r order by r.id on conflict do nothing;

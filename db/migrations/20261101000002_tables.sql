@@ -225,15 +225,6 @@ create type payment_event_outcome as (
 );
 comment on type payment_event_outcome is 'What became of one event: payment_events.id (null where nothing was stored), its invoice, the outcome and why.';
 
-create view invoice_balances as
-select i.id, i.status, i.currency, i.amount,
-       i.amount_paid as paid, i.amount_refunded as refunded, i.amount_charged_back as charged_back,
-       greatest(i.amount - (i.amount_paid - i.amount_refunded - i.amount_charged_back), 0) as due,
-       greatest(i.amount_paid - i.amount_refunded - i.amount_charged_back - i.amount, 0) as overpaid,
-       i.created_at, i.updated_at
-from invoices i;
-comment on view invoice_balances is 'Invoices with what is due and what came in too much, in minor units.';
-
 create type payment_event_result as (
     event_id text,
     outcome text,
@@ -255,6 +246,5 @@ reset role;
 -- migrate:down
 select set_config('search_path', format('%I, pg_temp', current_schema()), true);
 drop type payment_event_outcome, payment_event_result;
-drop view invoice_balances;
 drop table operator_actions, reassigned_events, dead_letters, parked_events, payment_queue, payment_reports,
     payments, payment_events, deliveries, invoice_references, invoices;

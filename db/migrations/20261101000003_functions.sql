@@ -264,6 +264,37 @@ comment on function close_queue_gate() is
 revoke all on function close_queue_gate from public;
 select grant_to('listener', 'execute on function close_queue_gate');
 
+create or replace function dismiss_dead_letter(p_id bigint, p_note text default null, p_actor text default null) returns void
+language plpgsql security definer set search_path from current
+as $$
+begin
+    perform resolve_dead_letter(p_id, 'dismissed', p_actor, p_note);
+end
+$$;
+comment on function dismiss_dead_letter(bigint, text, text) is
+    'Closes a dead letter that needs nothing more; the same report does not open it again. Raises PW008.';
+revoke all on function dismiss_dead_letter from public;
+select grant_to('operator', 'execute on function dismiss_dead_letter');
+
+create or replace function dismiss_dead_letters(p_reason text, p_limit integer default 1000, p_note text default null, p_actor text default null)
+returns bigint
+language plpgsql security definer set search_path from current
+as $$
+declare
+    v_ids bigint[] := array(
+        select d.id from dead_letters d
+        where d.resolution is null and d.reason = p_reason
+        order by d.id limit p_limit for update skip locked);
+begin
+    perform dismiss_dead_letter(v.id, p_note, p_actor) from unnest(v_ids) v(id);
+    return cardinality(v_ids);
+end
+$$;
+comment on function dismiss_dead_letters(text, integer, text, text) is
+    'Dismisses up to p_limit open dead letters of a reason, oldest first, and says how many: call it until it returns 0.';
+revoke all on function dismiss_dead_letters from public;
+select grant_to('operator', 'execute on function dismiss_dead_letters');
+
 create or replace function enqueue_batch(p_events payment_events[], p_park boolean) returns payment_event_outcome[]
 language plpgsql set search_path from current
 as $$
@@ -492,6 +523,66 @@ $$;
 comment on function guard_invoice_sums() is 'Trigger of invoices: only the functions change the sums.';
 revoke all on function guard_invoice_sums from public;
 
+create or replace function invoice_discrepancies()
+returns table (invoice_id bigint, paid bigint, ledger_paid numeric, refunded bigint, ledger_refunded numeric, charged_back bigint, ledger_charged_back numeric)
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+    return query
+    select i.id, i.amount_paid, coalesce(l.paid, 0), i.amount_refunded, coalesce(l.refunded, 0), i.amount_charged_back, coalesce(l.charged_back, 0)
+    from invoices i
+    left join (
+        select p.invoice_id as id,
+               sum(case p.kind when 'payment' then p.amount when 'payment_reversal' then -p.amount else 0 end) as paid,
+               sum(case p.kind when 'refund' then p.amount when 'refund_reversal' then -p.amount else 0 end) as refunded,
+               sum(case p.kind when 'chargeback' then p.amount when 'chargeback_reversal' then -p.amount else 0 end) as charged_back
+        from payments p group by p.invoice_id
+    ) l on l.id = i.id
+    where (i.amount_paid, i.amount_refunded, i.amount_charged_back)
+        is distinct from (coalesce(l.paid, 0), coalesce(l.refunded, 0), coalesce(l.charged_back, 0));
+end
+$$;
+comment on function invoice_discrepancies() is
+    'Invoices whose sums are not what the ledger adds up to: none, unless the owner went round the functions.';
+revoke all on function invoice_discrepancies from public;
+select grant_to('operator', 'execute on function invoice_discrepancies');
+
+create or replace function invoice_timeline(p_invoice_id bigint)
+returns table (at timestamptz, place text, connection text, event_id text, kind text, amount bigint, balance numeric, reference text, detail text)
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+    return query
+    with posted as (
+        select p.id, p.posted_at, case when p.kind in ('payment', 'refund_reversal', 'chargeback_reversal') then p.amount else -p.amount end as change
+        from payments p
+        where p.invoice_id = p_invoice_id
+    ), waiting as (
+        select q.id from payment_queue q
+        union select w.id from parked_events w
+        union select d.payment_event_id from dead_letters d where d.resolution is null
+    ), shown as (
+        select p.id, p.posted_at as shown_at, p.change, sum(p.change) over (order by p.posted_at, p.id) as total from posted p
+        union all
+        select r.id, e.received_at, null, null from posted p join payment_reports r on r.payment_id = p.id join payment_events e on e.id = r.id
+        union all
+        select e.id, e.received_at, null, null
+        from waiting w join payment_events e on e.id = w.id
+        left join reassigned_events a on a.id = e.id
+        left join invoice_references n on n.connection = e.connection and n.reference = e.invoice_reference
+        where coalesce(a.invoice_id, e.invoice_id, n.invoice_id) = p_invoice_id
+    )
+    select s.shown_at, t.place, t.connection, t.event_id, t.kind, coalesce(s.change, t.amount), s.total, t.reference, t.detail
+    from shown s join payment_event_states t on t.id = s.id
+    order by s.shown_at, s.id;
+end
+$$;
+comment on function invoice_timeline(bigint) is
+    'Everything about one invoice in order: what posted, signed, with the running balance (net received, minor units), and what was a further report, waits or is dead, without one.';
+revoke all on function invoice_timeline from public;
+select grant_to('operator', 'execute on function invoice_timeline');
+select grant_to('reader', 'execute on function invoice_timeline');
+
 create or replace function leave_waiting(p_outcomes payment_event_outcome[]) returns void
 language plpgsql set search_path from current
 as $$
@@ -557,6 +648,29 @@ $$;
 comment on function lock_invoices(payment_events[], boolean) is
     'Finds and locks the invoices of a batch. Each event is then ready, busy (its invoice is locked by another; never with p_wait), waiting (for the movement it is about), unknown_invoice, currency_mismatch, amount_out_of_range or invalid.';
 revoke all on function lock_invoices from public;
+
+create or replace function misplaced_events() returns table (id bigint, places text[])
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+    return query
+    select e.id, array_remove(array_agg(p.place order by p.place), null)
+    from payment_events e
+    left join (
+        select o.id, 'posted' as place from payments o
+        union all select r.id, 'reported' from payment_reports r
+        union all select q.id, 'queued' from payment_queue q
+        union all select w.id, 'parked' from parked_events w
+        union all select d.payment_event_id, 'dead' from dead_letters d where d.resolution is null or d.resolution = 'dismissed'
+    ) p on p.id = e.id
+    group by e.id
+    having count(p.place) <> 1;
+end
+$$;
+comment on function misplaced_events() is
+    'The check that every event is in exactly one place: posted, reported, queued, parked or dead. No rows, or (queued, posted) for a moment after an event was applied ahead of the queue.';
+revoke all on function misplaced_events from public;
+select grant_to('operator', 'execute on function misplaced_events');
 
 create or replace function new_payment_events(
     p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[],
@@ -794,6 +908,27 @@ comment on function process_payment_queue(integer, bigint, boolean, integer, int
 revoke all on function process_payment_queue from public;
 select grant_to('listener', 'execute on function process_payment_queue');
 
+create or replace function prune_deliveries(p_older_than interval, p_limit integer default 10000) returns bigint
+language plpgsql security definer set search_path from current
+as $$
+declare
+    v_pruned bigint;
+begin
+    delete from deliveries d
+    where d.id = any(array(
+        select o.id from deliveries o
+        where o.received_at < now() - p_older_than
+          and not exists (select from dead_letters l where l.delivery_id = o.id and l.resolution is null)
+        order by o.id limit p_limit for update skip locked));
+    get diagnostics v_pruned = row_count;
+    return v_pruned;
+end
+$$;
+comment on function prune_deliveries(interval, integer) is
+    'Deletes up to p_limit request bodies older than that, oldest first, but none that an open dead letter points to, and says how many: call it until it returns 0. Events, ledger and idempotency keys stay.';
+revoke all on function prune_deliveries from public;
+select grant_to('operator', 'execute on function prune_deliveries');
+
 create or replace function queue_channel() returns text
 language plpgsql stable security definer set search_path from current
 as $$
@@ -851,6 +986,40 @@ end
 $$;
 comment on function raise_rejected_event(payment_events, payment_event_outcome) is 'Raises PW001 to PW004 for an event that could not be stored.';
 revoke all on function raise_rejected_event from public;
+
+create or replace function reassign_dead_letter(p_id bigint, p_invoice_id bigint, p_note text default null, p_actor text default null) returns void
+language plpgsql security definer set search_path from current
+as $$
+declare
+    v_event bigint;
+begin
+    if not exists (select from invoices i where i.id = p_invoice_id) then
+        raise exception 'invoice % does not exist', p_invoice_id
+            using errcode = 'PW001', detail = format('dead letter %s', p_id), hint = 'Insert the invoice first.';
+    end if;
+    v_event := resolve_dead_letter(p_id, 'reassigned', p_actor, concat_ws(': ', format('to invoice %s', p_invoice_id), p_note));
+    insert into reassigned_events (id, invoice_id) values (v_event, p_invoice_id)
+    on conflict (id) do update set invoice_id = excluded.invoice_id;
+    insert into payment_queue (id) values (v_event) on conflict do nothing;
+end
+$$;
+comment on function reassign_dead_letter(bigint, bigint, text, text) is
+    'Gives a dead event to another invoice than the one it named, and puts it back into the queue. The event itself stays as reported. Raises PW001, PW008.';
+revoke all on function reassign_dead_letter from public;
+select grant_to('operator', 'execute on function reassign_dead_letter');
+
+create or replace function record_operator_action(
+    p_actor text, p_action text, p_note text, p_payment_event_id bigint, p_dead_letter_id bigint default null
+) returns void
+language plpgsql set search_path from current
+as $$
+begin
+    insert into operator_actions (actor, action, note, payment_event_id, dead_letter_id)
+    values (coalesce(p_actor, session_user), p_action, p_note, p_payment_event_id, p_dead_letter_id);
+end
+$$;
+comment on function record_operator_action(text, text, text, bigint, bigint) is 'Writes the trace of an operator''s call; without p_actor, under the name of the login.';
+revoke all on function record_operator_action from public;
 
 create or replace function refuse_change() returns trigger
 language plpgsql set search_path from current
@@ -912,6 +1081,65 @@ end
 $$;
 comment on function release_parked_events(bigint[]) is 'Moves parked events into the queue; says how many.';
 revoke all on function release_parked_events from public;
+
+create or replace function resolve_dead_letter(p_id bigint, p_resolution text, p_actor text, p_note text) returns bigint
+language plpgsql set search_path from current
+as $$
+declare
+    v_letter dead_letters;
+begin
+    select * into v_letter from dead_letters d where d.id = p_id for update;
+    if not found or v_letter.resolution is not null and (v_letter.resolution <> 'dismissed' or p_resolution = 'dismissed') then
+        raise exception 'there is no open dead letter %', p_id
+            using errcode = 'PW008',
+                  detail = case when v_letter.id is null then 'No dead letter has this id.'
+                                else format('It was %s at %s.', v_letter.resolution, v_letter.resolved_at) end,
+                  hint = 'select * from open_dead_letters; lists them.';
+    elsif v_letter.payment_event_id is null and p_resolution <> 'dismissed' then
+        raise exception 'dead letter % is not an event that could be applied', p_id
+            using errcode = 'PW008',
+                  detail = format('%s: %s', v_letter.reason, v_letter.detail),
+                  hint = 'Apply what is right as an event of its own, then dismiss_dead_letter() this one.';
+    end if;
+    update dead_letters d set resolution = p_resolution, resolved_at = now() where d.id = p_id;
+    perform record_operator_action(p_actor, p_resolution, p_note, v_letter.payment_event_id, p_id);
+    return v_letter.payment_event_id;
+end
+$$;
+comment on function resolve_dead_letter(bigint, text, text, text) is
+    'Marks a dead letter as retried, reassigned or dismissed (a dismissed one may still be retried), records who did it, and returns its event.';
+revoke all on function resolve_dead_letter from public;
+
+create or replace function retry_dead_letter(p_id bigint, p_note text default null, p_actor text default null) returns void
+language plpgsql security definer set search_path from current
+as $$
+begin
+    insert into payment_queue (id) values (resolve_dead_letter(p_id, 'retried', p_actor, p_note)) on conflict do nothing;
+end
+$$;
+comment on function retry_dead_letter(bigint, text, text) is
+    'Puts a dead event back into the queue, once its cause is mended. Raises PW008 when dead_letters.id p_id is not open or is no event.';
+revoke all on function retry_dead_letter from public;
+select grant_to('operator', 'execute on function retry_dead_letter');
+
+create or replace function retry_dead_letters(p_reason text, p_limit integer default 1000, p_note text default null, p_actor text default null)
+returns bigint
+language plpgsql security definer set search_path from current
+as $$
+declare
+    v_ids bigint[] := array(
+        select d.id from dead_letters d
+        where d.resolution is null and d.payment_event_id is not null and (p_reason is null or d.reason = p_reason)
+        order by d.id limit p_limit for update skip locked);
+begin
+    perform retry_dead_letter(v.id, p_note, p_actor) from unnest(v_ids) v(id);
+    return cardinality(v_ids);
+end
+$$;
+comment on function retry_dead_letters(text, integer, text, text) is
+    'Retries up to p_limit open dead events of a reason (null: of any), oldest first, and says how many: call it until it returns 0.';
+revoke all on function retry_dead_letters from public;
+select grant_to('operator', 'execute on function retry_dead_letters');
 
 create or replace function set_events_aside(p_events payment_events[], p_invoice_ids bigint[], p_states text[])
 returns payment_event_outcome[]
@@ -996,6 +1224,30 @@ $$;
 comment on function set_events_aside(payment_events[], bigint[], text[]) is
     'Parks or buries the stored events of a batch that could not be posted, and makes an outcome of every state.';
 revoke all on function set_events_aside from public;
+
+create or replace function store_dead_letter(
+    p_connection text, p_reason text, p_detail text, p_body bytea, p_content_type text default null, p_event_id text default null
+) returns bigint
+language plpgsql security definer set search_path from current
+as $$
+declare
+    v_id bigint;
+begin
+    insert into dead_letters (connection, event_id, reason, detail, delivery_id, fingerprint)
+    values (p_connection, left(p_event_id, 255), p_reason, left(p_detail, 2000), nextval('deliveries_id_seq'), encode(sha256(p_body), 'hex'))
+    on conflict do nothing
+    returning id into v_id;
+    if found then
+        insert into deliveries (id, connection, content_type, body)
+        select d.delivery_id, p_connection, left(p_content_type, 255), p_body from dead_letters d where d.id = v_id;
+    end if;
+    return v_id;
+end
+$$;
+comment on function store_dead_letter(text, text, text, bytea, text, text) is
+    'Keeps an authentic request that is not usable as an event, with its body, for a person to look at. Null when the same body is kept already.';
+revoke all on function store_dead_letter from public;
+select grant_to('server', 'execute on function store_dead_letter');
 
 create or replace function store_deliveries(p_events payment_events[], p_bodies bytea[], p_content_types text[], p_deliveries integer[]) returns void
 language plpgsql set search_path from current
@@ -1090,6 +1342,38 @@ comment on function try_queue_watch() is
 revoke all on function try_queue_watch from public;
 select grant_to('listener', 'execute on function try_queue_watch');
 
+create or replace function void_payment(p_connection text, p_event_id text, p_note text default null, p_actor text default null)
+returns payment_event_result
+language plpgsql security definer set search_path from current
+as $$
+declare
+    v_payment payments;
+    v_events payment_events[];
+    v_outcomes payment_event_outcome[];
+begin
+    select p.* into v_payment
+    from payment_events e join payments p on p.id = e.id
+    where e.connection = p_connection and e.event_id = p_event_id;
+    if not found or base_kind(v_payment.kind) is not null then
+        raise exception 'event % of connection % cannot be voided', quote_nullable(p_event_id), quote_nullable(p_connection)
+            using errcode = 'PW010',
+                  detail = case when v_payment.id is null then 'It is not posted.' else format('It is a %s.', v_payment.kind) end,
+                  hint = 'select * from payment_event_states where event_id = …; shows where an event is. A reversal cannot be reversed: apply the event anew.';
+    end if;
+    v_events := array[row(nextval('payment_events_id_seq'), now(), v_payment.amount, v_payment.invoice_id, v_payment.id, null, null,
+                          'operator', 'void:' || v_payment.id, v_payment.kind || '_reversal', null, null, null, null)::payment_events];
+    v_outcomes := apply_batch(v_events, p_stored => false, p_park => false, p_wait => true);
+    if v_outcomes[1].outcome = 'applied' then
+        perform record_operator_action(p_actor, 'voided', p_note, v_payment.id);
+    end if;
+    return payment_event_results(v_events, v_outcomes);
+end
+$$;
+comment on function void_payment(text, text, text, text) is
+    'Undoes a posted event by a reversal of connection operator; the ledger keeps both. Outcome duplicate: it had been reversed before. Raises PW010 for what is not posted or is itself a reversal.';
+revoke all on function void_payment from public;
+select grant_to('operator', 'execute on function void_payment');
+
 create or replace function wake_listener() returns trigger
 language plpgsql security definer set search_path from current
 as $$
@@ -1114,25 +1398,36 @@ reset role;
 select set_config('search_path', format('%I, pg_temp', current_schema()), true);
 drop function
     wake_listener,
+    void_payment,
     try_queue_watch,
     store_payment_events,
     store_deliveries,
+    store_dead_letter,
     set_events_aside,
+    retry_dead_letters,
+    retry_dead_letter,
+    resolve_dead_letter,
     release_parked_events,
     release_for_references,
     release_for_invoices,
     refuse_change,
+    record_operator_action,
+    reassign_dead_letter,
     raise_rejected_event,
     queue_failed_events,
     queue_channel,
+    prune_deliveries,
     process_payment_queue,
     process_claimed_events,
     post_payments,
     payment_event_results,
     open_queue_gate,
     new_payment_events,
+    misplaced_events,
     lock_invoices,
     leave_waiting,
+    invoice_timeline,
+    invoice_discrepancies,
     guard_invoice_sums,
     freeze_invoice_currency,
     follow_invoice_amount,
@@ -1143,6 +1438,8 @@ drop function
     enqueue_payment_events,
     enqueue_payment_event,
     enqueue_batch,
+    dismiss_dead_letters,
+    dismiss_dead_letter,
     close_queue_gate,
     claim_payment_events,
     bury_payment_event,

@@ -1,0 +1,20 @@
+create or replace function prune_deliveries(p_older_than interval, p_limit integer default 10000) returns bigint
+language plpgsql security definer set search_path from current
+as $$
+declare
+    v_pruned bigint;
+begin
+    delete from deliveries d
+    where d.id = any(array(
+        select o.id from deliveries o
+        where o.received_at < now() - p_older_than
+          and not exists (select from dead_letters l where l.delivery_id = o.id and l.resolution is null)
+        order by o.id limit p_limit for update skip locked));
+    get diagnostics v_pruned = row_count;
+    return v_pruned;
+end
+$$;
+comment on function prune_deliveries(interval, integer) is
+    'Deletes up to p_limit request bodies older than that, oldest first, but none that an open dead letter points to, and says how many: call it until it returns 0. Events, ledger and idempotency keys stay.';
+revoke all on function prune_deliveries from public;
+select grant_to('operator', 'execute on function prune_deliveries');

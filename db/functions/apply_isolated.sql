@@ -23,8 +23,8 @@ begin
             v_from := v_to + 1;
             v_ends := v_ends[2:];
         exception when others then
-            if sqlstate in ('40001', '40P01', '55P03', '57014') or left(sqlstate, 2) = '53' then
-                raise;
+            if left(sqlstate, 2) in ('25', '40', '53', '57', '58') or sqlstate = '55P03' then
+                raise;    -- not the event's fault: a deadlock, a lock or statement time-out, a full disk, a server that has become a standby
             end if;
             v_outcomes := v_outcomes[1:v_from - 1];
             if v_from < v_to then

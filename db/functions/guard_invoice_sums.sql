@@ -3,7 +3,7 @@ language plpgsql set search_path from current
 as $$
 begin
     -- Inside the functions, all SECURITY DEFINER, this runs as the owner, as whom nobody logs in.
-    if tg_op = 'INSERT' or current_user::regrole <> (select c.relowner from pg_class c where c.oid = tg_relid) then
+    if tg_op = 'INSERT' or current_user <> (select pg_get_userbyid(c.relowner) from pg_class c where c.oid = tg_relid) then
         raise exception 'the sums of an invoice cannot be set by hand'
             using errcode = 'PW006',
                   detail = 'amount_paid, amount_refunded and amount_charged_back are what the ledger adds up to, 0 at first.',

@@ -1,5 +1,5 @@
 create or replace function release_for_invoices() returns trigger
-language plpgsql security definer set search_path from current
+language plpgsql security definer set search_path from current set plan_cache_mode = force_custom_plan
 as $$
 begin
     if exists (select from parked_events w where w.invoice_id is not null) then

@@ -26,8 +26,7 @@ begin
     select coalesce(nullif(a.grantee, 0)::regrole::text, 'PUBLIC') into v_stranger
     from pg_namespace n, aclexplode(n.nspacl) a
     where n.nspname = v_schema and a.privilege_type = 'CREATE'
-      and a.grantee not in (n.nspowner, current_user::regrole)
-      and pg_get_userbyid(a.grantee) <> v_prefix || '_owner'
+      and a.grantee <> n.nspowner and pg_get_userbyid(a.grantee) not in (current_user, v_prefix || '_owner')
     limit 1;
     if v_stranger is not null then
         raise exception 'refusing to install: % may create objects in schema "%"', v_stranger, v_schema
@@ -49,6 +48,10 @@ begin
     end loop;
     execute format('grant create on schema %I to %I', v_schema, v_prefix || '_owner');
     execute format('grant %I to current_user', v_prefix || '_owner');
+    if not pg_has_role(v_prefix || '_owner', 'usage') then
+        raise exception 'role "%" does not inherit what it is granted, so it cannot migrate', current_user
+            using errcode = 'PW009', hint = format('alter role %I inherit; then migrate again.', current_user);
+    end if;
     perform set_config('role', v_prefix || '_owner', true);
 end
 $$;
@@ -88,8 +91,8 @@ begin
     drop function grant_to(text, text);
     drop function role_name(text);
     foreach v_role in array v_roles loop
+        execute format('revoke all on schema %I from %I', current_schema(), v_role);
         begin
-            execute format('revoke all on schema %I from %I', current_schema(), v_role);
             execute format('drop role %I', v_role);
         exception when dependent_objects_still_exist then
             raise notice 'role % is kept: it still owns or may use something elsewhere', v_role;

@@ -123,8 +123,8 @@ begin
             v_from := v_to + 1;
             v_ends := v_ends[2:];
         exception when others then
-            if sqlstate in ('40001', '40P01', '55P03', '57014') or left(sqlstate, 2) = '53' then
-                raise;
+            if left(sqlstate, 2) in ('25', '40', '53', '57', '58') or sqlstate = '55P03' then
+                raise;    -- not the event's fault: a deadlock, a lock or statement time-out, a full disk, a server that has become a standby
             end if;
             v_outcomes := v_outcomes[1:v_from - 1];
             if v_from < v_to then
@@ -511,7 +511,7 @@ language plpgsql set search_path from current
 as $$
 begin
     -- Inside the functions, all SECURITY DEFINER, this runs as the owner, as whom nobody logs in.
-    if tg_op = 'INSERT' or current_user::regrole <> (select c.relowner from pg_class c where c.oid = tg_relid) then
+    if tg_op = 'INSERT' or current_user <> (select pg_get_userbyid(c.relowner) from pg_class c where c.oid = tg_relid) then
         raise exception 'the sums of an invoice cannot be set by hand'
             using errcode = 'PW006',
                   detail = 'amount_paid, amount_refunded and amount_charged_back are what the ledger adds up to, 0 at first.',
@@ -1035,7 +1035,7 @@ comment on function refuse_change() is 'Trigger of the append-only tables: no UP
 revoke all on function refuse_change from public;
 
 create or replace function release_for_invoices() returns trigger
-language plpgsql security definer set search_path from current
+language plpgsql security definer set search_path from current set plan_cache_mode = force_custom_plan
 as $$
 begin
     if exists (select from parked_events w where w.invoice_id is not null) then
@@ -1048,7 +1048,7 @@ comment on function release_for_invoices() is 'Trigger of invoices: what waited 
 revoke all on function release_for_invoices from public;
 
 create or replace function release_for_references() returns trigger
-language plpgsql security definer set search_path from current
+language plpgsql security definer set search_path from current set plan_cache_mode = force_custom_plan
 as $$
 begin
     if exists (select from parked_events w where w.invoice_reference is not null) then

@@ -1,0 +1,1 @@
+"""A Postgres-native payment webhook service: SQL decides, Python carries bytes."""

@@ -1,0 +1,1 @@
+"""Tests on a real PostgreSQL; the fixtures are in conftest."""

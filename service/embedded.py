@@ -78,8 +78,7 @@ class Server:
                 break
             except subprocess.TimeoutExpired:
                 _log.warning("PostgreSQL (process %d) did not end in %g s after %s", self.pid, patience, how.name)
-        if self._socket_dir.parent != self.data_dir:
-            shutil.rmtree(self._socket_dir, ignore_errors=True)
+        _leave(self._socket_dir, self.data_dir)
         if self._owner >= 0:
             os.close(self._owner)
             self._owner = -1
@@ -124,7 +123,7 @@ class _Start:
         self.data_dir = data_dir
         self.cluster = data_dir / "cluster"
         self.bin_dir = bin_dir
-        self.settings = [argument for name, value in settings.items() for argument in ("-c", f"{name}={value}")]
+        self.settings = [f"--{name}={value}" for name, value in settings.items()]
         self.log_file = data_dir / "server.log"
         self.user: tuple[int, int] | None = None  # user and group that root drops to
         self.identity, self.version = self.choose_identity()
@@ -204,34 +203,13 @@ class _Start:
         locale = ["--locale=C"]  # needs no locale of the operating system
         if self.version >= 17:  # the first with a UTF-8 locale of its own
             locale += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-        if "fsync=off" in self.settings:
+        if "--fsync=off" in self.settings:
             locale.append("--no-sync")
         # Trust is for whoever passes the socket's folder; other ways in are closed even if someone opens a port.
-        self.complete(
-            "initdb",
-            "-D",
-            str(partial),
-            "-U",
-            "postgres",
-            "-E",
-            "UTF8",
-            *locale,
-            "--auth-local=trust",
-            "--auth-host=reject",
-            "--data-checksums",
-            "--no-instructions",
-        )
-        self.complete(
-            "postgres",
-            "--single",
-            "-D",
-            str(partial),
-            "-c",
-            "exit_on_error=on",
-            *self.settings,
-            "postgres",
-            text=f"create database {DATABASE}\n",
-        )
+        access = ["--username=postgres", "--auth-local=trust", "--auth-host=reject"]
+        self.complete("initdb", f"--pgdata={partial}", "--encoding=UTF8", *locale, *access, "--data-checksums")
+        single = ["--single", "-D", str(partial), "--exit_on_error=on", *self.settings, "postgres"]
+        self.complete("postgres", *single, text=f"create database {DATABASE}\n")
         partial.rename(self.cluster)
         folder = os.open(self.data_dir, os.O_RDONLY)
         os.fsync(folder)
@@ -258,22 +236,10 @@ class _Start:
 
     def serve(self, owner: int) -> Server:
         socket_dir = self.make_socket_dir()
+        reach = ["--port=5432", "--listen_addresses=", f'--unix_socket_directories="{socket_dir}"']
         process = _forker.submit(
             subprocess.Popen[bytes],
-            self.command(
-                "postgres",
-                "-D",
-                str(self.cluster),
-                "-p",
-                "5432",
-                "-c",
-                "listen_addresses=",
-                "-c",
-                f'unix_socket_directories="{socket_dir}"',
-                "-c",
-                "unix_socket_permissions=0700",
-                *self.settings,
-            ),
+            self.command("postgres", "-D", str(self.cluster), *reach, "--unix_socket_permissions=0700", *self.settings),
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=self.log,
@@ -293,7 +259,9 @@ class _Start:
         except BaseException:
             process.send_signal(signal.SIGINT)
             process.wait()
+            _leave(socket_dir, self.data_dir)
             raise
+        _leave(socket_dir, self.data_dir)
         raise self.failure("PostgreSQL did not start")
 
     def is_ready(self, pid: int) -> bool:
@@ -376,6 +344,12 @@ def _own(data_dir: Path) -> int:
     os.ftruncate(owner, 0)
     os.write(owner, str(os.getpid()).encode())  # for the message above only
     return owner
+
+
+def _leave(socket_dir: Path, data_dir: Path) -> None:
+    """Remove a socket folder that lies outside the data folder."""
+    if socket_dir.parent != data_dir:
+        shutil.rmtree(socket_dir, ignore_errors=True)
 
 
 def _open(path: Path) -> int:

@@ -159,7 +159,9 @@ def test_its_url_serves_psql_asyncpg_and_dbmate_from_a_path_with_spaces(place: P
         assert subprocess.check_output(psql, text=True, env=elsewhere) == "postgres|payments\n"
 
 
-def test_a_path_too_long_for_a_socket_works_and_leaves_no_folder_behind(place: Path, start: Start) -> None:
+def test_a_path_too_long_for_a_socket_works_and_leaves_no_folder_behind(
+    place: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with start(place / ("long" * 25) / "x,y") as server:
         socket_dir = server._socket_dir
         assert not socket_dir.is_relative_to(place)
@@ -167,6 +169,11 @@ def test_a_path_too_long_for_a_socket_works_and_leaves_no_folder_behind(place: P
         assert sql(server.url, "select 1") == 1
         assert embedded.running_url(server.data_dir) == server.url
     assert not socket_dir.exists()
+    (place / "short").mkdir()
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: str(place / "short"))
+    with pytest.raises(embedded.EmbeddedError):
+        start(place / ("long" * 25) / "x,y", settings={"no_such_setting": "1"})
+    assert not (place / "short").exists()
 
 
 def test_it_is_durable_and_utf8_whatever_the_environment_says(

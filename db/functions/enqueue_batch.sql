@@ -16,7 +16,7 @@ begin
         end order by e.ordinality)
     into v_states
     from unnest(p_events) with ordinality e
-    left join invoices i on i.id = v_invoice_ids[e.ordinality];
+    left join lateral (select * from invoices i where i.id = v_invoice_ids[e.ordinality] offset 0) i on true;
 
     select s.* into v_states, v_events, v_known from store_payment_events(p_events, false, v_states) s;
     insert into payment_queue (id)

@@ -3,19 +3,17 @@ language plpgsql stable set search_path from current
 as $$
 begin
     return array(
-        select case
-            when a.id is not null then a.invoice_id
-            when e.invoice_id is not null then e.invoice_id
-            when e.invoice_reference is not null then r.invoice_id
-            else m.invoice_id
-        end
+        select coalesce(
+            (select a.invoice_id from reassigned_events a where a.id = e.id),
+            e.invoice_id,
+            case when e.invoice_reference is not null
+                then (select r.invoice_id from invoice_references r where r.connection = e.connection and r.reference = e.invoice_reference)
+                else (select m.invoice_id from payments m where m.id = coalesce(e.reverses, (
+                    select p.id from payments p
+                    where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
+                      and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end)))
+            end)
         from unnest(p_events) with ordinality e
-        left join reassigned_events a on a.id = e.id
-        left join invoice_references r on r.connection = e.connection and r.reference = e.invoice_reference
-        left join payments m on m.id = coalesce(e.reverses, (
-            select p.id from payments p
-            where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
-              and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end))
         order by e.ordinality);
 end
 $$;

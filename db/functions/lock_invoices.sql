@@ -32,7 +32,7 @@ begin
             > 1000000000000000000 - 1000000000000000 * cardinality(p_events)::bigint
     into p_states, p_near_limit
     from unnest(p_events) with ordinality e
-    left join invoices i on i.id = p_invoice_ids[e.ordinality];
+    left join lateral (select * from invoices i where i.id = p_invoice_ids[e.ordinality] offset 0) i on true;
 end
 $$;
 comment on function lock_invoices(payment_events[], boolean) is

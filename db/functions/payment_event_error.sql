@@ -7,9 +7,10 @@ return case
         then format('amount must be 1 to 10^15 minor units, not %s', coalesce(p_event.amount::text, 'null'))
     when p_event.kind not in ('payment', 'refund', 'chargeback', 'payment_reversal', 'refund_reversal', 'chargeback_reversal')
         then format('kind must be payment, refund, chargeback or one of these with _reversal, not %L', left(p_event.kind, 40))
-    when p_event.currency !~ '^[A-Z]{3}$'
+    when length(p_event.currency) <> 3 or rtrim(p_event.currency, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ') <> ''
         then format('currency must be three capital letters (ISO 4217), not %L', left(p_event.currency, 40))
-    when p_event.connection !~ '^[a-z0-9][a-z0-9_-]{0,62}$'
+    when length(p_event.connection) not between 1 and 63
+            or rtrim(p_event.connection, 'abcdefghijklmnopqrstuvwxyz0123456789_-') <> ''
         then format('connection must be 1 to 63 of a-z, 0-9, _ and -, not %L', left(p_event.connection, 80))
     when length(p_event.reference) not between 1 and 255 then 'reference must be 1 to 255 characters'
     when length(p_event.parent_reference) not between 1 and 255 then 'parent_reference must be 1 to 255 characters'

@@ -9,6 +9,7 @@ declare
     v_bases bigint[] := '{}';
     v_posted bigint[] := '{}';
     v_now_posted bigint[];
+    v_postings bigint[];
 begin
     foreach v_phase in array array(select distinct posting_phase(e.kind) from unnest(p_events) e order by 1) loop
         if v_phase = 3 or v_phase = 2 and 'waiting' = any(p_states) then
@@ -27,11 +28,13 @@ begin
                    end order by e.ordinality)
             into p_invoice_ids, v_bases, p_states
             from unnest(p_events) with ordinality e
-            left join payments m on m.id = coalesce(e.reverses, (
-                select p.id from payments p
-                where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
-                  and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end))
-            left join invoices i on i.id = m.invoice_id;
+            left join lateral (
+                select * from payments m where m.id = coalesce(e.reverses, (
+                    select p.id from payments p
+                    where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
+                      and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end))
+                offset 0) m on true
+            left join lateral (select i.currency from invoices i where i.id = m.invoice_id offset 0) i on true;
         end if;
 
         -- Phase by phase in the order of the unique key: the third of the fixed orders, after invoices and events.
@@ -68,7 +71,9 @@ begin
     if exists (select from parked_events w where w.movement_reference is not null) then
         perform release_parked_events(array(
             select w.id from payments p
-            join parked_events w on w.connection = p.connection and w.movement_kind = p.kind and w.movement_reference = p.reference
+            cross join lateral (
+                select w.id from parked_events w
+                where w.connection = p.connection and w.movement_kind = p.kind and w.movement_reference = p.reference offset 0) w
             where p.id = any(v_posted)));
     end if;
 
@@ -80,25 +85,24 @@ begin
     select array_agg(case
             when p_states[e.ordinality] <> 'ready' then p_states[e.ordinality]
             when e.id = any(v_posted) then 'applied'
-            when own.id is not null then 'duplicate'
-            when m.amount = e.amount and m.invoice_id = p_invoice_ids[e.ordinality] then 'duplicate'
+            when m.id = e.id or m.amount = e.amount and m.invoice_id = p_invoice_ids[e.ordinality] then 'duplicate'
             else 'conflict'
-        end order by e.ordinality)
-    into p_states
+        end order by e.ordinality),
+        array_agg(m.id order by e.ordinality)
+    into p_states, v_postings
     from unnest(p_events) with ordinality e
-    left join payments own on own.id = e.id
-    left join payments m on m.id = coalesce(
-        (select p.id from payments p where p.connection = e.connection and p.kind = e.kind and p.reference = e.reference),
-        (select p.id from payments p where p.reverses = v_bases[e.ordinality]));
+    left join lateral (
+        select * from payments m where m.id = coalesce(
+            (select p.id from payments p where p.id = e.id),
+            (select p.id from payments p where p.connection = e.connection and p.kind = e.kind and p.reference = e.reference),
+            (select p.id from payments p where p.reverses = v_bases[e.ordinality]))
+        offset 0) m on true;
 
     insert into payment_reports (id, payment_id)
-    select e.id, m.id
+    select e.id, v_postings[e.ordinality]
     from unnest(p_events) with ordinality e
-    join payments m on m.id = coalesce(
-        (select p.id from payments p where p.connection = e.connection and p.kind = e.kind and p.reference = e.reference),
-        (select p.id from payments p where p.reverses = v_bases[e.ordinality]))
-    where p_states[e.ordinality] = 'duplicate' and m.id <> e.id
-      and not exists (select from payments own where own.id = e.id)
+    where p_states[e.ordinality] = 'duplicate' and v_postings[e.ordinality] <> e.id
+    order by e.id
     on conflict do nothing;
 end
 $$;

@@ -29,8 +29,8 @@ begin
             end)::payment_event_outcome order by e.ordinality)
     into v_outcomes
     from unnest(p_events) with ordinality e
-    left join payment_events s on s.id = e.id
-    left join invoices i on i.id = p_invoice_ids[e.ordinality];
+    left join lateral (select s.id from payment_events s where s.id = e.id offset 0) s on true
+    left join lateral (select * from invoices i where i.id = p_invoice_ids[e.ordinality] offset 0) i on true;
 
     with parked as (
         insert into parked_events (id, connection, invoice_id, invoice_reference, movement_kind, movement_reference)

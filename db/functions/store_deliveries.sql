@@ -3,14 +3,17 @@ language plpgsql set search_path from current
 as $$
 begin
     insert into deliveries (id, connection, content_type, body)
-    select distinct on (e.delivery_id) e.delivery_id, e.connection,
-           left(p_content_types[coalesce(p_deliveries[e.ordinality], e.ordinality)], 255),
-           p_bodies[coalesce(p_deliveries[e.ordinality], e.ordinality)]
-    from unnest(p_events) with ordinality e
-    where e.delivery_id is not null
-      and (exists (select from payment_events s where s.id = e.id)
-           or exists (select from dead_letters d where d.connection = e.connection and d.event_id = e.event_id and d.delivery_id = e.delivery_id))
-    order by e.delivery_id;
+    select k.id, k.connection, left(p_content_types[k.position], 255), p_bodies[k.position]
+    from (
+        select e.delivery_id as id, min(e.connection) as connection, min(coalesce(p_deliveries[e.ordinality], e.ordinality)) as position
+        from unnest(p_events) with ordinality e
+        where e.delivery_id is not null
+          and (exists (select from payment_events s where s.id = e.id)
+               or exists (select from dead_letters d
+                          where d.connection = e.connection and d.event_id = e.event_id and d.delivery_id = e.delivery_id))
+        group by e.delivery_id
+    ) k
+    order by k.id;
 end
 $$;
 comment on function store_deliveries(payment_events[], bytea[], text[], integer[]) is

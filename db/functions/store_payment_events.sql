@@ -16,7 +16,7 @@ begin
     where p_states[e.ordinality] in ('ready', 'waiting')
        or p_park and p_states[e.ordinality] not in ('busy', 'invalid')
     order by e.connection, e.event_id, e.ordinality
-    on conflict do nothing;
+    on conflict (connection, event_id) do nothing;    -- the id is from the sequence, it cannot conflict
     get diagnostics v_stored = row_count;
     p_known := v_stored < cardinality(p_new);
     if not p_known then
@@ -43,7 +43,7 @@ begin
     from (
         select o.*, row_number() over (partition by (o.known).id, o.conflicts order by o.position) as occurrence
         from (
-            select n.*, k as known,
+            select n.*, k::payment_events as known,
                    not (k.kind = (n.event).kind and k.amount = (n.event).amount
                         and k.invoice_id is not distinct from (n.event).invoice_id
                         and k.invoice_reference is not distinct from (n.event).invoice_reference
@@ -51,7 +51,9 @@ begin
                         and coalesce(k.currency = (n.event).currency, true)) as conflicts
             from (select e as event, p_states[row_number() over ()] as state, row_number() over () as position
                   from unnest(p_new) e) n
-            left join payment_events k on k.connection = (n.event).connection and k.event_id = (n.event).event_id
+            left join lateral (
+                select * from payment_events k
+                where k.connection = (n.event).connection and k.event_id = (n.event).event_id offset 0) k on true
         ) o
     ) c;
 end

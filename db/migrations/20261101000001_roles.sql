@@ -51,6 +51,9 @@ begin
     if not pg_has_role(v_prefix || '_owner', 'usage') then
         raise exception 'role "%" does not inherit what it is granted, so it cannot migrate', current_user
             using errcode = 'PW009', hint = format('alter role %I inherit; then migrate again.', current_user);
+    elsif not has_schema_privilege(v_prefix || '_owner', v_schema, 'create') then
+        raise exception 'role "%" cannot give the owner of the payment tables its rights in schema "%"', current_user, v_schema
+            using errcode = 'PW009', hint = 'Migrate as the owner of that schema (of schema public: of the database), or as a superuser.';
     end if;
     perform set_config('role', v_prefix || '_owner', true);
 end
@@ -62,7 +65,7 @@ language sql stable set search_path from current
 as $$
     select regexp_replace(pg_get_userbyid(p.proowner), '_owner$', '_' || p_role)
     from pg_proc p
-    where p.proname = 'role_name' and p.pronamespace = current_schema()::regnamespace;
+    where p.oid = 'role_name(text)'::regprocedure;
 $$;
 comment on function role_name(text) is
     'The cluster-wide name of this installation''s role: owner, server, listener, biller, operator or reader.';

@@ -43,9 +43,10 @@ return case
         then format('amount must be 1 to 10^15 minor units, not %s', coalesce(p_event.amount::text, 'null'))
     when p_event.kind not in ('payment', 'refund', 'chargeback', 'payment_reversal', 'refund_reversal', 'chargeback_reversal')
         then format('kind must be payment, refund, chargeback or one of these with _reversal, not %L', left(p_event.kind, 40))
-    when p_event.currency !~ '^[A-Z]{3}$'
+    when length(p_event.currency) <> 3 or rtrim(p_event.currency, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ') <> ''
         then format('currency must be three capital letters (ISO 4217), not %L', left(p_event.currency, 40))
-    when p_event.connection !~ '^[a-z0-9][a-z0-9_-]{0,62}$'
+    when length(p_event.connection) not between 1 and 63
+            or rtrim(p_event.connection, 'abcdefghijklmnopqrstuvwxyz0123456789_-') <> ''
         then format('connection must be 1 to 63 of a-z, 0-9, _ and -, not %L', left(p_event.connection, 80))
     when length(p_event.reference) not between 1 and 255 then 'reference must be 1 to 255 characters'
     when length(p_event.parent_reference) not between 1 and 255 then 'parent_reference must be 1 to 255 characters'
@@ -313,7 +314,7 @@ begin
         end order by e.ordinality)
     into v_states
     from unnest(p_events) with ordinality e
-    left join invoices i on i.id = v_invoice_ids[e.ordinality];
+    left join lateral (select * from invoices i where i.id = v_invoice_ids[e.ordinality] offset 0) i on true;
 
     select s.* into v_states, v_events, v_known from store_payment_events(p_events, false, v_states) s;
     insert into payment_queue (id)
@@ -440,19 +441,17 @@ language plpgsql stable set search_path from current
 as $$
 begin
     return array(
-        select case
-            when a.id is not null then a.invoice_id
-            when e.invoice_id is not null then e.invoice_id
-            when e.invoice_reference is not null then r.invoice_id
-            else m.invoice_id
-        end
+        select coalesce(
+            (select a.invoice_id from reassigned_events a where a.id = e.id),
+            e.invoice_id,
+            case when e.invoice_reference is not null
+                then (select r.invoice_id from invoice_references r where r.connection = e.connection and r.reference = e.invoice_reference)
+                else (select m.invoice_id from payments m where m.id = coalesce(e.reverses, (
+                    select p.id from payments p
+                    where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
+                      and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end)))
+            end)
         from unnest(p_events) with ordinality e
-        left join reassigned_events a on a.id = e.id
-        left join invoice_references r on r.connection = e.connection and r.reference = e.invoice_reference
-        left join payments m on m.id = coalesce(e.reverses, (
-            select p.id from payments p
-            where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
-              and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end))
         order by e.ordinality);
 end
 $$;
@@ -642,7 +641,7 @@ begin
             > 1000000000000000000 - 1000000000000000 * cardinality(p_events)::bigint
     into p_states, p_near_limit
     from unnest(p_events) with ordinality e
-    left join invoices i on i.id = p_invoice_ids[e.ordinality];
+    left join lateral (select * from invoices i where i.id = p_invoice_ids[e.ordinality] offset 0) i on true;
 end
 $$;
 comment on function lock_invoices(payment_events[], boolean) is
@@ -727,7 +726,7 @@ begin
     select e.event_id, o.outcome, b.id, b.status, b.amount, b.currency, b.paid, b.refunded, b.charged_back, b.due, b.overpaid, o.detail
     from unnest(p_events) with ordinality e,
          lateral (select (p_outcomes[e.ordinality]).*) o
-    left join invoice_balances b on b.id = o.invoice_id
+    left join lateral (select * from invoice_balances b where b.id = o.invoice_id offset 0) b on true
     order by e.ordinality;
 end
 $$;
@@ -745,6 +744,7 @@ declare
     v_bases bigint[] := '{}';
     v_posted bigint[] := '{}';
     v_now_posted bigint[];
+    v_postings bigint[];
 begin
     foreach v_phase in array array(select distinct posting_phase(e.kind) from unnest(p_events) e order by 1) loop
         if v_phase = 3 or v_phase = 2 and 'waiting' = any(p_states) then
@@ -763,11 +763,13 @@ begin
                    end order by e.ordinality)
             into p_invoice_ids, v_bases, p_states
             from unnest(p_events) with ordinality e
-            left join payments m on m.id = coalesce(e.reverses, (
-                select p.id from payments p
-                where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
-                  and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end))
-            left join invoices i on i.id = m.invoice_id;
+            left join lateral (
+                select * from payments m where m.id = coalesce(e.reverses, (
+                    select p.id from payments p
+                    where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
+                      and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end))
+                offset 0) m on true
+            left join lateral (select i.currency from invoices i where i.id = m.invoice_id offset 0) i on true;
         end if;
 
         -- Phase by phase in the order of the unique key: the third of the fixed orders, after invoices and events.
@@ -804,7 +806,9 @@ begin
     if exists (select from parked_events w where w.movement_reference is not null) then
         perform release_parked_events(array(
             select w.id from payments p
-            join parked_events w on w.connection = p.connection and w.movement_kind = p.kind and w.movement_reference = p.reference
+            cross join lateral (
+                select w.id from parked_events w
+                where w.connection = p.connection and w.movement_kind = p.kind and w.movement_reference = p.reference offset 0) w
             where p.id = any(v_posted)));
     end if;
 
@@ -816,25 +820,24 @@ begin
     select array_agg(case
             when p_states[e.ordinality] <> 'ready' then p_states[e.ordinality]
             when e.id = any(v_posted) then 'applied'
-            when own.id is not null then 'duplicate'
-            when m.amount = e.amount and m.invoice_id = p_invoice_ids[e.ordinality] then 'duplicate'
+            when m.id = e.id or m.amount = e.amount and m.invoice_id = p_invoice_ids[e.ordinality] then 'duplicate'
             else 'conflict'
-        end order by e.ordinality)
-    into p_states
+        end order by e.ordinality),
+        array_agg(m.id order by e.ordinality)
+    into p_states, v_postings
     from unnest(p_events) with ordinality e
-    left join payments own on own.id = e.id
-    left join payments m on m.id = coalesce(
-        (select p.id from payments p where p.connection = e.connection and p.kind = e.kind and p.reference = e.reference),
-        (select p.id from payments p where p.reverses = v_bases[e.ordinality]));
+    left join lateral (
+        select * from payments m where m.id = coalesce(
+            (select p.id from payments p where p.id = e.id),
+            (select p.id from payments p where p.connection = e.connection and p.kind = e.kind and p.reference = e.reference),
+            (select p.id from payments p where p.reverses = v_bases[e.ordinality]))
+        offset 0) m on true;
 
     insert into payment_reports (id, payment_id)
-    select e.id, m.id
+    select e.id, v_postings[e.ordinality]
     from unnest(p_events) with ordinality e
-    join payments m on m.id = coalesce(
-        (select p.id from payments p where p.connection = e.connection and p.kind = e.kind and p.reference = e.reference),
-        (select p.id from payments p where p.reverses = v_bases[e.ordinality]))
-    where p_states[e.ordinality] = 'duplicate' and m.id <> e.id
-      and not exists (select from payments own where own.id = e.id)
+    where p_states[e.ordinality] = 'duplicate' and v_postings[e.ordinality] <> e.id
+    order by e.id
     on conflict do nothing;
 end
 $$;
@@ -1172,8 +1175,8 @@ begin
             end)::payment_event_outcome order by e.ordinality)
     into v_outcomes
     from unnest(p_events) with ordinality e
-    left join payment_events s on s.id = e.id
-    left join invoices i on i.id = p_invoice_ids[e.ordinality];
+    left join lateral (select s.id from payment_events s where s.id = e.id offset 0) s on true
+    left join lateral (select * from invoices i where i.id = p_invoice_ids[e.ordinality] offset 0) i on true;
 
     with parked as (
         insert into parked_events (id, connection, invoice_id, invoice_reference, movement_kind, movement_reference)
@@ -1254,14 +1257,17 @@ language plpgsql set search_path from current
 as $$
 begin
     insert into deliveries (id, connection, content_type, body)
-    select distinct on (e.delivery_id) e.delivery_id, e.connection,
-           left(p_content_types[coalesce(p_deliveries[e.ordinality], e.ordinality)], 255),
-           p_bodies[coalesce(p_deliveries[e.ordinality], e.ordinality)]
-    from unnest(p_events) with ordinality e
-    where e.delivery_id is not null
-      and (exists (select from payment_events s where s.id = e.id)
-           or exists (select from dead_letters d where d.connection = e.connection and d.event_id = e.event_id and d.delivery_id = e.delivery_id))
-    order by e.delivery_id;
+    select k.id, k.connection, left(p_content_types[k.position], 255), p_bodies[k.position]
+    from (
+        select e.delivery_id as id, min(e.connection) as connection, min(coalesce(p_deliveries[e.ordinality], e.ordinality)) as position
+        from unnest(p_events) with ordinality e
+        where e.delivery_id is not null
+          and (exists (select from payment_events s where s.id = e.id)
+               or exists (select from dead_letters d
+                          where d.connection = e.connection and d.event_id = e.event_id and d.delivery_id = e.delivery_id))
+        group by e.delivery_id
+    ) k
+    order by k.id;
 end
 $$;
 comment on function store_deliveries(payment_events[], bytea[], text[], integer[]) is
@@ -1286,7 +1292,7 @@ begin
     where p_states[e.ordinality] in ('ready', 'waiting')
        or p_park and p_states[e.ordinality] not in ('busy', 'invalid')
     order by e.connection, e.event_id, e.ordinality
-    on conflict do nothing;
+    on conflict (connection, event_id) do nothing;    -- the id is from the sequence, it cannot conflict
     get diagnostics v_stored = row_count;
     p_known := v_stored < cardinality(p_new);
     if not p_known then
@@ -1313,7 +1319,7 @@ begin
     from (
         select o.*, row_number() over (partition by (o.known).id, o.conflicts order by o.position) as occurrence
         from (
-            select n.*, k as known,
+            select n.*, k::payment_events as known,
                    not (k.kind = (n.event).kind and k.amount = (n.event).amount
                         and k.invoice_id is not distinct from (n.event).invoice_id
                         and k.invoice_reference is not distinct from (n.event).invoice_reference
@@ -1321,7 +1327,9 @@ begin
                         and coalesce(k.currency = (n.event).currency, true)) as conflicts
             from (select e as event, p_states[row_number() over ()] as state, row_number() over () as position
                   from unnest(p_new) e) n
-            left join payment_events k on k.connection = (n.event).connection and k.event_id = (n.event).event_id
+            left join lateral (
+                select * from payment_events k
+                where k.connection = (n.event).connection and k.event_id = (n.event).event_id offset 0) k on true
         ) o
     ) c;
 end

@@ -1,0 +1,3039 @@
+-- The whole schema in one place: what a fresh migration dumps. Derived from migrations/ by python -m tests.derive.
+-- For reading, never for deploying: the dump leaves out owners and privileges, so loading it would hand every
+-- SECURITY DEFINER function to PUBLIC. Deploy with dbmate up or sqitch deploy. The next statements stop a load.
+do $$ begin raise exception 'db/schema.sql is for reading, it has no privileges; deploy with dbmate up'; end $$;
+\quit
+
+\restrict dbmate
+
+
+SET statement_timeout = 0;
+SET lock_timeout = 0;
+SET idle_in_transaction_session_timeout = 0;
+SET transaction_timeout = 0;
+SET client_encoding = 'UTF8';
+SET standard_conforming_strings = on;
+SELECT pg_catalog.set_config('search_path', '', false);
+SET check_function_bodies = false;
+SET xmloption = content;
+SET client_min_messages = warning;
+SET row_security = off;
+
+--
+-- Name: payment_event_outcome; Type: TYPE; Schema: public; Owner: -
+--
+
+CREATE TYPE public.payment_event_outcome AS (
+	id bigint,
+	invoice_id bigint,
+	outcome text,
+	detail text
+);
+
+
+--
+-- Name: TYPE payment_event_outcome; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TYPE public.payment_event_outcome IS 'What became of one event: payment_events.id (null where nothing was stored), its invoice, the outcome and why.';
+
+
+--
+-- Name: payment_event_result; Type: TYPE; Schema: public; Owner: -
+--
+
+CREATE TYPE public.payment_event_result AS (
+	event_id text,
+	outcome text,
+	invoice_id bigint,
+	status text,
+	amount bigint,
+	currency text,
+	paid bigint,
+	refunded bigint,
+	charged_back bigint,
+	due bigint,
+	overpaid bigint,
+	detail text
+);
+
+
+--
+-- Name: TYPE payment_event_result; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TYPE public.payment_event_result IS 'What became of one event, and its invoice as it is now (minor units).';
+
+
+SET default_tablespace = '';
+
+SET default_table_access_method = heap;
+
+--
+-- Name: payment_events; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.payment_events (
+    id bigint NOT NULL,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    amount bigint NOT NULL,
+    invoice_id bigint,
+    reverses bigint,
+    delivery_id bigint,
+    occurred_at timestamp with time zone,
+    connection text NOT NULL,
+    event_id text NOT NULL,
+    kind text NOT NULL,
+    currency text,
+    invoice_reference text,
+    reference text,
+    parent_reference text,
+    CONSTRAINT payment_events_amount_check CHECK (((amount >= 1) AND (amount <= '1000000000000000'::bigint))),
+    CONSTRAINT payment_events_connection_check CHECK ((((length(connection) >= 1) AND (length(connection) <= 63)) AND (rtrim(connection, 'abcdefghijklmnopqrstuvwxyz0123456789_-'::text) = ''::text))),
+    CONSTRAINT payment_events_currency_check CHECK (((length(currency) = 3) AND (rtrim(currency, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'::text) = ''::text))),
+    CONSTRAINT payment_events_invoice_check CHECK ((
+CASE
+    WHEN ("right"(kind, 9) = '_reversal'::text) THEN num_nonnulls(reference, reverses)
+    ELSE num_nonnulls(invoice_id, invoice_reference, parent_reference)
+END > 0)),
+    CONSTRAINT payment_events_kind_check CHECK ((kind = ANY (ARRAY['payment'::text, 'refund'::text, 'chargeback'::text, 'payment_reversal'::text, 'refund_reversal'::text, 'chargeback_reversal'::text]))),
+    CONSTRAINT payment_events_length_check CHECK (((LEAST(length(event_id), length(invoice_reference), length(reference), length(parent_reference)) >= 1) AND (GREATEST(length(event_id), length(invoice_reference), length(reference), length(parent_reference)) <= 255)))
+)
+WITH (autovacuum_vacuum_insert_scale_factor='0.05', autovacuum_analyze_scale_factor='0.02');
+
+
+--
+-- Name: TABLE payment_events; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.payment_events IS 'Every event a connection reported, as it was reported. Append-only. What became of each: view payment_event_states.';
+
+
+--
+-- Name: COLUMN payment_events.amount; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payment_events.amount IS 'Minor units, positive; the kind gives the sign.';
+
+
+--
+-- Name: COLUMN payment_events.invoice_id; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payment_events.invoice_id IS 'The invoice as the event named it; null when it named another way.';
+
+
+--
+-- Name: COLUMN payment_events.reverses; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payment_events.reverses IS 'Ledger row that void_payment() undoes; null otherwise: a reversal finds its base by reference.';
+
+
+--
+-- Name: COLUMN payment_events.delivery_id; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payment_events.delivery_id IS 'deliveries.id of the request that brought it, while its body is kept.';
+
+
+--
+-- Name: COLUMN payment_events.occurred_at; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payment_events.occurred_at IS 'When the provider says it happened. Nothing is decided by it.';
+
+
+--
+-- Name: COLUMN payment_events.connection; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payment_events.connection IS 'The named sender; event ids and references are unique within it only.';
+
+
+--
+-- Name: COLUMN payment_events.event_id; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payment_events.event_id IS 'The sender''s idempotency key.';
+
+
+--
+-- Name: COLUMN payment_events.currency; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payment_events.currency IS 'ISO 4217; null: the invoice''s.';
+
+
+--
+-- Name: COLUMN payment_events.invoice_reference; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payment_events.invoice_reference IS 'The invoice by another name, see invoice_references.';
+
+
+--
+-- Name: COLUMN payment_events.reference; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payment_events.reference IS 'The provider''s id of the movement of money; a reversal carries its base''s.';
+
+
+--
+-- Name: COLUMN payment_events.parent_reference; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payment_events.parent_reference IS 'The payment that a refund or a chargeback is about.';
+
+
+--
+-- Name: apply_batch(public.payment_events[], boolean, boolean, boolean); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.apply_batch(p_events public.payment_events[], p_stored boolean, p_park boolean, p_wait boolean) RETURNS public.payment_event_outcome[]
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_events payment_events[] := p_events;
+    v_invoice_ids bigint[];
+    v_states text[];
+    v_near_limit boolean;
+    v_known boolean;
+    v_outcomes payment_event_outcome[] := '{}';
+begin
+    select l.* into v_invoice_ids, v_states, v_near_limit from lock_invoices(p_events, p_wait) l;
+    if v_near_limit and cardinality(p_events) > 1 then
+        for v_position in 1 .. cardinality(p_events) loop
+            v_outcomes := v_outcomes || apply_batch(p_events[v_position:v_position], p_stored, p_park, p_wait);
+        end loop;
+        return v_outcomes;
+    end if;
+    if not p_stored then
+        select s.* into v_states, v_events, v_known from store_payment_events(p_events, p_park, v_states) s;
+    end if;
+    select p.* into v_invoice_ids, v_states from post_payments(v_events, v_invoice_ids, v_states) p;
+    if 'applied' = all(v_states) and (p_stored or not v_known) then
+        return array(select row(e.id, v_invoice_ids[e.ordinality], 'applied', null)::payment_event_outcome
+                     from unnest(v_events) with ordinality e order by e.ordinality);
+    end if;
+    v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states);
+    if v_known then
+        perform leave_waiting(v_outcomes);
+    end if;
+    return v_outcomes;
+end
+$$;
+
+
+--
+-- Name: FUNCTION apply_batch(p_events public.payment_events[], p_stored boolean, p_park boolean, p_wait boolean); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.apply_batch(p_events public.payment_events[], p_stored boolean, p_park boolean, p_wait boolean) IS 'The one way money moves: locks the invoices, stores the events (unless they are stored), posts them, and sets aside what cannot be posted. One outcome for each, in input order.';
+
+
+--
+-- Name: apply_isolated(public.payment_events[], boolean, boolean, boolean); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.apply_isolated(p_events public.payment_events[], p_stored boolean, p_park boolean, p_wait boolean) RETURNS public.payment_event_outcome[]
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_outcomes payment_event_outcome[] := '{}';
+    v_from integer := 1;
+    v_to integer := cardinality(p_events);
+    v_ends integer[] := array[v_to];
+    v_blocks integer := 0;
+begin
+    -- Halve what raises until the event that raises stands alone. In input order, v_ends being the stack of what is left.
+    while cardinality(v_ends) > 0 loop
+        v_to := v_ends[1];
+        v_blocks := v_blocks + 1;
+        if v_blocks > 60 then    -- each block is a subtransaction; beyond 64 they slow down every snapshot
+            return v_outcomes || array(select row(e.id, null, 'busy', 'left for the next call: too many events of this one raised')::payment_event_outcome
+                                       from unnest(p_events[v_from:]) e);
+        end if;
+        begin
+            v_outcomes := v_outcomes || apply_batch(p_events[v_from:v_to], p_stored, p_park, p_wait);
+            set constraints all immediate;    -- deferred constraint triggers raise here, where it can be told which event it was
+            v_from := v_to + 1;
+            v_ends := v_ends[2:];
+        exception when others then
+            if left(sqlstate, 2) in ('25', '40', '53', '57', '58') or sqlstate = '55P03' then
+                raise;    -- not the event's fault: a deadlock, a lock or statement time-out, a full disk, a server that has become a standby
+            end if;
+            v_outcomes := v_outcomes[1:v_from - 1];
+            if v_from < v_to then
+                v_ends := (v_from + v_to - 1) / 2 || v_ends;
+            else
+                v_outcomes := v_outcomes || row(case when p_stored then p_events[v_from].id end, null, 'failed',
+                                                format('%s (SQLSTATE %s)', sqlerrm, sqlstate))::payment_event_outcome;
+                v_from := v_to + 1;
+                v_ends := v_ends[2:];
+            end if;
+        end;
+    end loop;
+    return v_outcomes;
+end
+$$;
+
+
+--
+-- Name: FUNCTION apply_isolated(p_events public.payment_events[], p_stored boolean, p_park boolean, p_wait boolean); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.apply_isolated(p_events public.payment_events[], p_stored boolean, p_park boolean, p_wait boolean) IS 'apply_batch(), where an event whose application raises (a trigger of yours, at once or deferred) fails alone.';
+
+
+--
+-- Name: apply_payment_event(text, bigint, bigint, text, text, text, text, text, text, timestamp with time zone, bytea, text, boolean); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.apply_payment_event(p_event_id text, p_invoice_id bigint, p_amount bigint, p_kind text DEFAULT 'payment'::text, p_currency text DEFAULT NULL::text, p_connection text DEFAULT 'direct'::text, p_reference text DEFAULT NULL::text, p_parent_reference text DEFAULT NULL::text, p_invoice_reference text DEFAULT NULL::text, p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_body bytea DEFAULT NULL::bytea, p_content_type text DEFAULT NULL::text, p_park boolean DEFAULT false) RETURNS public.payment_event_result
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_material TO 'off'
+    AS $$
+declare
+    v_events payment_events[] := new_payment_events(
+        array[p_event_id], array[p_invoice_id], array[p_amount], array[p_kind], array[p_currency], array[p_connection], array[p_reference],
+        array[p_parent_reference], array[p_invoice_reference], array[p_occurred_at], array[1], (p_body is not null)::integer);
+    v_outcomes payment_event_outcome[] := apply_batch(v_events, p_stored => false, p_park => p_park, p_wait => true);
+begin
+    perform raise_rejected_event(v_events[1], v_outcomes[1]);
+    perform store_deliveries(v_events, array[p_body], array[p_content_type], array[1]);
+    return payment_event_results(v_events, v_outcomes);
+end
+$$;
+
+
+--
+-- Name: FUNCTION apply_payment_event(p_event_id text, p_invoice_id bigint, p_amount bigint, p_kind text, p_currency text, p_connection text, p_reference text, p_parent_reference text, p_invoice_reference text, p_occurred_at timestamp with time zone, p_body bytea, p_content_type text, p_park boolean); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.apply_payment_event(p_event_id text, p_invoice_id bigint, p_amount bigint, p_kind text, p_currency text, p_connection text, p_reference text, p_parent_reference text, p_invoice_reference text, p_occurred_at timestamp with time zone, p_body bytea, p_content_type text, p_park boolean) IS 'Applies one payment event now, exactly once: select * from apply_payment_event(''event_12345'', 1, 5000). p_amount in minor units of p_currency (default: the invoice''s). Outcome applied, duplicate (posted before), conflict (other content under the same id or movement: a dead letter), parked (waits for the movement it is about) or dead. Name the invoice by p_invoice_id, else by p_invoice_reference; a refund or chargeback may name its payment alone (p_parent_reference), a reversal its base (p_reference). Raises PW001 unknown invoice, PW002 invalid field, PW003 currency mismatch, PW004 amount out of range, and then stores nothing; with p_park it stores and returns those.';
+
+
+--
+-- Name: apply_payment_events(text[], bigint[], bigint[], text[], text[], text[], text[], text[], text[], timestamp with time zone[], bytea[], text[], integer[], boolean, boolean); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.apply_payment_events(p_event_ids text[], p_invoice_ids bigint[] DEFAULT NULL::bigint[], p_amounts bigint[] DEFAULT NULL::bigint[], p_kinds text[] DEFAULT NULL::text[], p_currencies text[] DEFAULT NULL::text[], p_connections text[] DEFAULT NULL::text[], p_references text[] DEFAULT NULL::text[], p_parent_references text[] DEFAULT NULL::text[], p_invoice_references text[] DEFAULT NULL::text[], p_occurred_at timestamp with time zone[] DEFAULT NULL::timestamp with time zone[], p_bodies bytea[] DEFAULT NULL::bytea[], p_content_types text[] DEFAULT NULL::text[], p_deliveries integer[] DEFAULT NULL::integer[], p_park boolean DEFAULT false, p_wait boolean DEFAULT true) RETURNS SETOF public.payment_event_result
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_material TO 'off'
+    AS $$
+declare
+    v_events payment_events[] := new_payment_events(
+        p_event_ids, p_invoice_ids, p_amounts, p_kinds, p_currencies, p_connections, p_references,
+        p_parent_references, p_invoice_references, p_occurred_at, p_deliveries, cardinality(p_bodies));
+    v_outcomes payment_event_outcome[];
+begin
+    v_outcomes := apply_isolated(v_events, p_stored => false, p_park => p_park, p_wait => p_wait);
+    if p_park and exists (select from unnest(v_outcomes) o where o.outcome = 'failed') then
+        v_outcomes := queue_failed_events(v_events, v_outcomes);
+    end if;
+    perform store_deliveries(v_events, p_bodies, p_content_types, p_deliveries);
+    return query select r.* from payment_event_results(v_events, v_outcomes) r;
+end
+$$;
+
+
+--
+-- Name: FUNCTION apply_payment_events(p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[], p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamp with time zone[], p_bodies bytea[], p_content_types text[], p_deliveries integer[], p_park boolean, p_wait boolean); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.apply_payment_events(p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[], p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamp with time zone[], p_bodies bytea[], p_content_types text[], p_deliveries integer[], p_park boolean, p_wait boolean) IS 'Applies a batch of events now; one row for each, in input order. Arrays run in parallel, a missing one takes its defaults (see apply_payment_event). A bad event never spoils the others: unknown_invoice, currency_mismatch, amount_out_of_range, invalid and failed (a trigger of yours raised) store nothing. With p_park whatever is valid is stored: it waits for its invoice, is retried, or becomes a dead letter. Without p_wait an event whose invoice is locked comes back busy, nothing stored. p_bodies are the requests they came in; p_deliveries says in which, by position. Deferred constraints of the transaction are checked at once.';
+
+
+--
+-- Name: base_kind(text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.base_kind(p_kind text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE p_kind WHEN 'payment_reversal'::text THEN 'payment'::text WHEN 'refund_reversal'::text THEN 'refund'::text WHEN 'chargeback_reversal'::text THEN 'chargeback'::text ELSE NULL::text END;
+
+
+--
+-- Name: FUNCTION base_kind(p_kind text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.base_kind(p_kind text) IS 'The kind that a reversal undoes; null for the three kinds that are no reversal.';
+
+
+--
+-- Name: bury_payment_event(bigint, text, text, integer); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.bury_payment_event(p_id bigint, p_reason text, p_detail text, p_attempts integer DEFAULT 0) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    insert into dead_letters (payment_event_id, delivery_id, connection, event_id, reason, detail, attempts)
+    select e.id, e.delivery_id, e.connection, e.event_id, p_reason, p_detail, p_attempts
+    from payment_events e
+    where e.id = p_id
+    on conflict do nothing;
+end
+$$;
+
+
+--
+-- Name: FUNCTION bury_payment_event(p_id bigint, p_reason text, p_detail text, p_attempts integer); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.bury_payment_event(p_id bigint, p_reason text, p_detail text, p_attempts integer) IS 'Makes a dead letter of a stored event.';
+
+
+--
+-- Name: claim_payment_events(integer, bigint, boolean); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.claim_payment_events(p_batch_size integer DEFAULT 500, p_after bigint DEFAULT 0, p_retries boolean DEFAULT NULL::boolean) RETURNS bigint[]
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_material TO 'off'
+    AS $$
+declare
+    v_ids bigint[] := '{}';
+begin
+    if p_retries is not true then
+        v_ids := array(
+            select q.id from payment_queue q
+            where q.id > p_after and q.attempts = 0 and q.next_attempt_at <= now()
+            order by q.id
+            limit p_batch_size for update skip locked);
+    end if;
+    -- What has failed before is claimed apart: should it take the whole transaction down, no fresh event goes with it.
+    if v_ids = '{}' and p_retries is not false then
+        v_ids := array(
+            select q.id from payment_queue q
+            where q.attempts > 0 and q.next_attempt_at <= now()
+            order by q.next_attempt_at
+            limit p_batch_size for update skip locked);
+    end if;
+    return v_ids;
+end
+$$;
+
+
+--
+-- Name: FUNCTION claim_payment_events(p_batch_size integer, p_after bigint, p_retries boolean); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.claim_payment_events(p_batch_size integer, p_after bigint, p_retries boolean) IS 'Locks up to p_batch_size due events of the queue that nobody else has locked, and returns their ids; the claim ends with the transaction. Fresh events with an id above p_after, else (or only, with p_retries) events that failed before.';
+
+
+--
+-- Name: close_queue_gate(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.close_queue_gate() RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    SET lock_timeout TO '10ms'
+    AS $$
+begin
+    -- Waits out the inserters in flight; newcomers meet the waiter and notify. No longer than this: a blocked backend hears no NOTIFY.
+    perform pg_advisory_lock('payment_queue'::regclass::oid::integer, 1);
+    return true;
+exception when lock_not_available then
+    return false;
+end
+$$;
+
+
+--
+-- Name: FUNCTION close_queue_gate(); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.close_queue_gate() IS 'For the listener on watch, before it sleeps: from here on every insert into the queue notifies. When it returns true, look at the queue once more, in a statement of its own, then sleep; awake, open_queue_gate(). False: a long transaction holds the gate; do not sleep, look again soon.';
+
+
+--
+-- Name: dismiss_dead_letter(bigint, text, text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.dismiss_dead_letter(p_id bigint, p_note text DEFAULT NULL::text, p_actor text DEFAULT NULL::text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    perform resolve_dead_letter(p_id, 'dismissed', p_actor, p_note);
+end
+$$;
+
+
+--
+-- Name: FUNCTION dismiss_dead_letter(p_id bigint, p_note text, p_actor text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.dismiss_dead_letter(p_id bigint, p_note text, p_actor text) IS 'Closes a dead letter that needs nothing more; the same report does not open it again. Raises PW008.';
+
+
+--
+-- Name: dismiss_dead_letters(text, integer, text, text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.dismiss_dead_letters(p_reason text, p_limit integer DEFAULT 1000, p_note text DEFAULT NULL::text, p_actor text DEFAULT NULL::text) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_ids bigint[] := array(
+        select d.id from dead_letters d
+        where d.resolution is null and d.reason = p_reason
+        order by d.id limit p_limit for update skip locked);
+begin
+    perform dismiss_dead_letter(v.id, p_note, p_actor) from unnest(v_ids) v(id);
+    return cardinality(v_ids);
+end
+$$;
+
+
+--
+-- Name: FUNCTION dismiss_dead_letters(p_reason text, p_limit integer, p_note text, p_actor text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.dismiss_dead_letters(p_reason text, p_limit integer, p_note text, p_actor text) IS 'Dismisses up to p_limit open dead letters of a reason, oldest first, and says how many: call it until it returns 0.';
+
+
+--
+-- Name: enqueue_batch(public.payment_events[], boolean); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.enqueue_batch(p_events public.payment_events[], p_park boolean) RETURNS public.payment_event_outcome[]
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_invoice_ids bigint[] := find_invoices(p_events);
+    v_states text[];
+    v_events payment_events[];
+    v_known boolean;
+begin
+    select array_agg(case
+            when e.id is null then 'invalid'
+            when p_park or v_invoice_ids[e.ordinality] is null and coalesce(e.invoice_id::text, e.invoice_reference) is null then 'ready'
+            when i.id is null then 'unknown_invoice'
+            when e.currency <> i.currency then 'currency_mismatch'
+            else 'ready'
+        end order by e.ordinality)
+    into v_states
+    from unnest(p_events) with ordinality e
+    left join lateral (select * from invoices i where i.id = v_invoice_ids[e.ordinality] offset 0) i on true;
+
+    select s.* into v_states, v_events, v_known from store_payment_events(p_events, false, v_states) s;
+    insert into payment_queue (id)
+    select e.id from unnest(p_events) with ordinality e
+    where v_states[e.ordinality] = 'ready' and v_events[e.ordinality].id = e.id
+    order by e.id;
+
+    if not v_known then
+        return array(select row(e.id, v_invoice_ids[e.ordinality], 'queued', null)::payment_event_outcome
+                     from unnest(p_events) with ordinality e order by e.ordinality);
+    end if;
+    v_states := array(select case
+        when s.state <> 'ready' and s.state <> 'queued' then s.state
+        when v_events[s.position].id = p_events[s.position].id then 'queued'
+        when exists (select from parked_events w where w.id = v_events[s.position].id) then 'parked'
+        else 'duplicate' end
+        from unnest(v_states) with ordinality s(state, position) order by s.position);
+    return set_events_aside(v_events, v_invoice_ids, v_states);
+end
+$$;
+
+
+--
+-- Name: FUNCTION enqueue_batch(p_events public.payment_events[], p_park boolean); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.enqueue_batch(p_events public.payment_events[], p_park boolean) IS 'Stores events and their queue rows. One outcome for each, in input order.';
+
+
+--
+-- Name: enqueue_payment_event(text, bigint, bigint, text, text, text, text, text, text, timestamp with time zone, bytea, text, boolean); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.enqueue_payment_event(p_event_id text, p_invoice_id bigint, p_amount bigint, p_kind text DEFAULT 'payment'::text, p_currency text DEFAULT NULL::text, p_connection text DEFAULT 'direct'::text, p_reference text DEFAULT NULL::text, p_parent_reference text DEFAULT NULL::text, p_invoice_reference text DEFAULT NULL::text, p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_body bytea DEFAULT NULL::bytea, p_content_type text DEFAULT NULL::text, p_park boolean DEFAULT false) RETURNS public.payment_event_result
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_material TO 'off'
+    AS $$
+declare
+    v_events payment_events[] := new_payment_events(
+        array[p_event_id], array[p_invoice_id], array[p_amount], array[p_kind], array[p_currency], array[p_connection], array[p_reference],
+        array[p_parent_reference], array[p_invoice_reference], array[p_occurred_at], array[1], (p_body is not null)::integer);
+    v_outcomes payment_event_outcome[] := enqueue_batch(v_events, p_park);
+begin
+    perform raise_rejected_event(v_events[1], v_outcomes[1]);
+    perform store_deliveries(v_events, array[p_body], array[p_content_type], array[1]);
+    return payment_event_results(v_events, v_outcomes);
+end
+$$;
+
+
+--
+-- Name: FUNCTION enqueue_payment_event(p_event_id text, p_invoice_id bigint, p_amount bigint, p_kind text, p_currency text, p_connection text, p_reference text, p_parent_reference text, p_invoice_reference text, p_occurred_at timestamp with time zone, p_body bytea, p_content_type text, p_park boolean); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.enqueue_payment_event(p_event_id text, p_invoice_id bigint, p_amount bigint, p_kind text, p_currency text, p_connection text, p_reference text, p_parent_reference text, p_invoice_reference text, p_occurred_at timestamp with time zone, p_body bytea, p_content_type text, p_park boolean) IS 'Stores one payment event and queues it for process_payment_queue(). Outcome queued, duplicate (queued or posted before), conflict, parked or dead. Parameters and errors as apply_payment_event().';
+
+
+--
+-- Name: enqueue_payment_events(text[], bigint[], bigint[], text[], text[], text[], text[], text[], text[], timestamp with time zone[], bytea[], text[], integer[], boolean); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.enqueue_payment_events(p_event_ids text[], p_invoice_ids bigint[] DEFAULT NULL::bigint[], p_amounts bigint[] DEFAULT NULL::bigint[], p_kinds text[] DEFAULT NULL::text[], p_currencies text[] DEFAULT NULL::text[], p_connections text[] DEFAULT NULL::text[], p_references text[] DEFAULT NULL::text[], p_parent_references text[] DEFAULT NULL::text[], p_invoice_references text[] DEFAULT NULL::text[], p_occurred_at timestamp with time zone[] DEFAULT NULL::timestamp with time zone[], p_bodies bytea[] DEFAULT NULL::bytea[], p_content_types text[] DEFAULT NULL::text[], p_deliveries integer[] DEFAULT NULL::integer[], p_park boolean DEFAULT false) RETURNS SETOF public.payment_event_result
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_material TO 'off'
+    AS $$
+declare
+    v_events payment_events[] := new_payment_events(
+        p_event_ids, p_invoice_ids, p_amounts, p_kinds, p_currencies, p_connections, p_references,
+        p_parent_references, p_invoice_references, p_occurred_at, p_deliveries, cardinality(p_bodies));
+begin
+    return query select r.* from payment_event_results(v_events, enqueue_batch(v_events, p_park)) r;
+    perform store_deliveries(v_events, p_bodies, p_content_types, p_deliveries);
+end
+$$;
+
+
+--
+-- Name: FUNCTION enqueue_payment_events(p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[], p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamp with time zone[], p_bodies bytea[], p_content_types text[], p_deliveries integer[], p_park boolean); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.enqueue_payment_events(p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[], p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamp with time zone[], p_bodies bytea[], p_content_types text[], p_deliveries integer[], p_park boolean) IS 'Stores a batch of events and queues them for process_payment_queue(); one row for each, in input order: queued, duplicate (queued or posted before), parked, dead, conflict. Parameters as apply_payment_events(). Without p_park an event that names no known invoice, or another currency, is refused here (unknown_invoice, currency_mismatch; nothing stored); with it, what is wrong shows when it is processed.';
+
+
+--
+-- Name: expire_parked_events(integer); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.expire_parked_events(p_park_days integer) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_expired bigint[];
+begin
+    with expired as (
+        delete from parked_events w
+        where w.id = any(array(
+            select l.id from parked_events l
+            where l.parked_at < now() - make_interval(days => p_park_days)
+            limit 500 for update skip locked))
+        returning w.id
+    )
+    select array_agg(x.id) into v_expired from expired x;
+    perform bury_payment_event(x.id, 'park_expired', format('what it waits for did not come in %s days', p_park_days))
+    from unnest(v_expired) x(id);
+    return coalesce(cardinality(v_expired), 0);
+end
+$$;
+
+
+--
+-- Name: FUNCTION expire_parked_events(p_park_days integer); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.expire_parked_events(p_park_days integer) IS 'Makes dead letters of up to 500 events that have been parked for longer; says of how many.';
+
+
+--
+-- Name: fail_payment_event(bigint, text, integer); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.fail_payment_event(p_id bigint, p_error text, p_max_attempts integer DEFAULT 10) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_attempts integer;
+begin
+    update payment_queue q
+    set attempts = q.attempts + 1,
+        next_attempt_at = now() + least(power(2, q.attempts), 3600) * (0.5 + random()) * interval '1 s',
+        last_error = left(p_error, 2000)
+    where q.id = p_id
+    returning q.attempts into v_attempts;
+    if v_attempts < p_max_attempts or not found then
+        return false;
+    end if;
+    perform bury_payment_event(p_id, 'attempts_exhausted', left(p_error, 2000), v_attempts);
+    delete from payment_queue q where q.id = p_id;
+    return true;
+end
+$$;
+
+
+--
+-- Name: FUNCTION fail_payment_event(p_id bigint, p_error text, p_max_attempts integer); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.fail_payment_event(p_id bigint, p_error text, p_max_attempts integer) IS 'Counts a failed attempt at a queued event and schedules the next one: 1 s, 2 s, 4 s … 1 h, each half to one and a half of that. At p_max_attempts it becomes a dead letter, and this returns true.';
+
+
+--
+-- Name: find_invoices(public.payment_events[]); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.find_invoices(p_events public.payment_events[]) RETURNS bigint[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    return array(
+        select coalesce(
+            (select a.invoice_id from reassigned_events a where a.id = e.id),
+            e.invoice_id,
+            case when e.invoice_reference is not null
+                then (select r.invoice_id from invoice_references r where r.connection = e.connection and r.reference = e.invoice_reference)
+                else (select m.invoice_id from payments m where m.id = coalesce(e.reverses, (
+                    select p.id from payments p
+                    where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
+                      and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end)))
+            end)
+        from unnest(p_events) with ordinality e
+        order by e.ordinality);
+end
+$$;
+
+
+--
+-- Name: FUNCTION find_invoices(p_events public.payment_events[]); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.find_invoices(p_events public.payment_events[]) IS 'The invoice of each event: the one an operator gave it to, else the one it names, else that of the posted movement it is about; null where there is none (yet).';
+
+
+--
+-- Name: find_released_events(bigint[]); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.find_released_events(p_ids bigint[] DEFAULT NULL::bigint[]) RETURNS bigint[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    return array(
+        select w.id from parked_events w
+        where (p_ids is null or w.id = any(p_ids))
+          and (exists (select from invoices i where i.id = w.invoice_id)
+               or exists (select from invoice_references r where r.connection = w.connection and r.reference = w.invoice_reference)
+               or exists (select from payments p where p.connection = w.connection and p.kind = w.movement_kind
+                          and p.reference = w.movement_reference)));
+end
+$$;
+
+
+--
+-- Name: FUNCTION find_released_events(p_ids bigint[]); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.find_released_events(p_ids bigint[]) IS 'The parked events, of these or of all, for which what they wait for exists by now. Every poll asks: the triggers are speed, this is the guarantee.';
+
+
+--
+-- Name: follow_invoice_amount(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.follow_invoice_amount() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    new.status := invoice_status(new.amount, new.amount_paid, new.amount_refunded, new.amount_charged_back);
+    new.updated_at := now();
+    return new;
+end
+$$;
+
+
+--
+-- Name: FUNCTION follow_invoice_amount(); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.follow_invoice_amount() IS 'Trigger of invoices: a changed amount changes the status.';
+
+
+--
+-- Name: freeze_invoice_currency(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.freeze_invoice_currency() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    if exists (select from payments p where p.invoice_id = old.id) then
+        raise exception 'the currency of invoice % is frozen: payments have posted in %', old.id, old.currency
+            using errcode = 'PW007',
+                  detail = format('invoice %s, from %s to %s', old.id, old.currency, new.currency),
+                  hint = 'Issue another invoice in the new currency.';
+    end if;
+    new.updated_at := now();
+    return new;
+end
+$$;
+
+
+--
+-- Name: FUNCTION freeze_invoice_currency(); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.freeze_invoice_currency() IS 'Trigger of invoices: no change of currency once an event has posted.';
+
+
+--
+-- Name: grant_to(text, text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.grant_to(p_role text, p_privileges text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    execute format('grant %s to %I', p_privileges, role_name(p_role));
+end
+$$;
+
+
+--
+-- Name: FUNCTION grant_to(p_role text, p_privileges text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.grant_to(p_role text, p_privileges text) IS 'Grants to a role of this installation: select grant_to(''server'', ''execute on function f''). Runs as its caller.';
+
+
+--
+-- Name: guard_invoice_sums(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.guard_invoice_sums() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    -- Inside the functions, all SECURITY DEFINER, this runs as the owner, as whom nobody logs in.
+    if tg_op = 'INSERT' or current_user <> (select pg_get_userbyid(c.relowner) from pg_class c where c.oid = tg_relid) then
+        raise exception 'the sums of an invoice cannot be set by hand'
+            using errcode = 'PW006',
+                  detail = 'amount_paid, amount_refunded and amount_charged_back are what the ledger adds up to, 0 at first.',
+                  hint = 'Post an event: select * from apply_payment_event(''opening-balance-1'', 1, 5000, p_connection => ''opening'').';
+    end if;
+    return null;
+end
+$$;
+
+
+--
+-- Name: FUNCTION guard_invoice_sums(); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.guard_invoice_sums() IS 'Trigger of invoices: only the functions change the sums.';
+
+
+--
+-- Name: invoice_discrepancies(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.invoice_discrepancies() RETURNS TABLE(invoice_id bigint, paid bigint, ledger_paid numeric, refunded bigint, ledger_refunded numeric, charged_back bigint, ledger_charged_back numeric)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    return query
+    select i.id, i.amount_paid, coalesce(l.paid, 0), i.amount_refunded, coalesce(l.refunded, 0), i.amount_charged_back, coalesce(l.charged_back, 0)
+    from invoices i
+    left join (
+        select p.invoice_id as id,
+               sum(case p.kind when 'payment' then p.amount when 'payment_reversal' then -p.amount else 0 end) as paid,
+               sum(case p.kind when 'refund' then p.amount when 'refund_reversal' then -p.amount else 0 end) as refunded,
+               sum(case p.kind when 'chargeback' then p.amount when 'chargeback_reversal' then -p.amount else 0 end) as charged_back
+        from payments p group by p.invoice_id
+    ) l on l.id = i.id
+    where (i.amount_paid, i.amount_refunded, i.amount_charged_back)
+        is distinct from (coalesce(l.paid, 0), coalesce(l.refunded, 0), coalesce(l.charged_back, 0));
+end
+$$;
+
+
+--
+-- Name: FUNCTION invoice_discrepancies(); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.invoice_discrepancies() IS 'Invoices whose sums are not what the ledger adds up to: none, unless the owner went round the functions.';
+
+
+--
+-- Name: invoice_status(bigint, bigint, bigint, bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.invoice_status(p_amount bigint, p_paid bigint, p_refunded bigint, p_charged_back bigint) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN (((p_paid - p_refunded) - p_charged_back) >= p_amount) THEN 'paid'::text WHEN (p_paid <= 0) THEN 'sent'::text WHEN (p_charged_back > 0) THEN 'charged_back'::text WHEN (((p_paid - p_refunded) - p_charged_back) <= 0) THEN 'refunded'::text WHEN (p_refunded > 0) THEN 'partially_refunded'::text ELSE 'partially_paid'::text END;
+
+
+--
+-- Name: FUNCTION invoice_status(p_amount bigint, p_paid bigint, p_refunded bigint, p_charged_back bigint); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.invoice_status(p_amount bigint, p_paid bigint, p_refunded bigint, p_charged_back bigint) IS 'The status of an invoice of this amount with these sums (minor units). A function of sums, so the order of events cannot matter.';
+
+
+--
+-- Name: invoice_timeline(bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.invoice_timeline(p_invoice_id bigint) RETURNS TABLE(at timestamp with time zone, place text, connection text, event_id text, kind text, amount bigint, balance numeric, reference text, detail text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    return query
+    with posted as (
+        select p.id, p.posted_at, case when p.kind in ('payment', 'refund_reversal', 'chargeback_reversal') then p.amount else -p.amount end as change
+        from payments p
+        where p.invoice_id = p_invoice_id
+    ), waiting as (
+        select q.id from payment_queue q
+        union select w.id from parked_events w
+        union select d.payment_event_id from dead_letters d where d.resolution is null
+    ), shown as (
+        select p.id, p.posted_at as shown_at, p.change, sum(p.change) over (order by p.posted_at, p.id) as total from posted p
+        union all
+        select r.id, e.received_at, null, null from posted p join payment_reports r on r.payment_id = p.id join payment_events e on e.id = r.id
+        union all
+        select e.id, e.received_at, null, null
+        from waiting w join payment_events e on e.id = w.id
+        left join reassigned_events a on a.id = e.id
+        left join invoice_references n on n.connection = e.connection and n.reference = e.invoice_reference
+        where coalesce(a.invoice_id, e.invoice_id, n.invoice_id) = p_invoice_id
+    )
+    select s.shown_at, t.place, t.connection, t.event_id, t.kind, coalesce(s.change, t.amount), s.total, t.reference, t.detail
+    from shown s join payment_event_states t on t.id = s.id
+    order by s.shown_at, s.id;
+end
+$$;
+
+
+--
+-- Name: FUNCTION invoice_timeline(p_invoice_id bigint); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.invoice_timeline(p_invoice_id bigint) IS 'Everything about one invoice in order: what posted, signed, with the running balance (net received, minor units), and what was a further report, waits or is dead, without one.';
+
+
+--
+-- Name: leave_waiting(public.payment_event_outcome[]); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.leave_waiting(p_outcomes public.payment_event_outcome[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_settled text[] := array['applied', 'duplicate', 'conflict', 'currency_mismatch', 'amount_out_of_range'];
+begin
+    -- Without waiting: a worker that holds the row finds the event settled and removes it.
+    delete from payment_queue q
+    where q.id = any(array(
+        select l.id from payment_queue l
+        where l.id = any(array(
+            select o.id from unnest(p_outcomes) o
+            where o.outcome = any(v_settled) or o.outcome = 'parked' and exists (select from parked_events w where w.id = o.id)))
+        for update skip locked));
+    delete from parked_events w
+    where w.id = any(array(
+        select l.id from parked_events l
+        where l.id = any(array(select o.id from unnest(p_outcomes) o where o.outcome = any(v_settled)))
+        for update skip locked));
+end
+$$;
+
+
+--
+-- Name: FUNCTION leave_waiting(p_outcomes public.payment_event_outcome[]); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.leave_waiting(p_outcomes public.payment_event_outcome[]) IS 'Removes settled events from the queue and from the parked, and parked ones from the queue.';
+
+
+--
+-- Name: lock_invoices(public.payment_events[], boolean); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.lock_invoices(p_events public.payment_events[], p_wait boolean, OUT p_invoice_ids bigint[], OUT p_states text[], OUT p_near_limit boolean) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_wanted bigint[];
+    v_locked bigint[];
+begin
+    p_invoice_ids := find_invoices(p_events);
+    v_wanted := array(select distinct i.id from unnest(p_invoice_ids) i(id) where i.id is not null order by i.id);
+    -- Always in the order of ids: two batches over the same invoices wait, but never for each other.
+    if p_wait then
+        v_locked := array(select i.id from invoices i where i.id = any(v_wanted) order by i.id for no key update);
+    else
+        v_locked := array(select i.id from invoices i where i.id = any(v_wanted) order by i.id for no key update skip locked);
+    end if;
+
+    select array_agg(case
+            when e.id is null then 'invalid'
+            when p_invoice_ids[e.ordinality] is null and coalesce(e.invoice_id::text, e.invoice_reference) is null then 'waiting'
+            when i.id is null then 'unknown_invoice'
+            when cardinality(v_locked) < cardinality(v_wanted) and i.id <> all(v_locked) then 'busy'
+            when e.currency <> i.currency then 'currency_mismatch'
+            when cardinality(p_events) = 1
+                and e.amount + greatest(i.amount_paid, i.amount_refunded, i.amount_charged_back) > 1000000000000000000
+                and base_kind(e.kind) is null then 'amount_out_of_range'
+            else 'ready'
+        end order by e.ordinality),
+        coalesce(max(greatest(i.amount_paid, i.amount_refunded, i.amount_charged_back)), 0)
+            > 1000000000000000000 - 1000000000000000 * cardinality(p_events)::bigint
+    into p_states, p_near_limit
+    from unnest(p_events) with ordinality e
+    left join lateral (select * from invoices i where i.id = p_invoice_ids[e.ordinality] offset 0) i on true;
+end
+$$;
+
+
+--
+-- Name: FUNCTION lock_invoices(p_events public.payment_events[], p_wait boolean, OUT p_invoice_ids bigint[], OUT p_states text[], OUT p_near_limit boolean); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.lock_invoices(p_events public.payment_events[], p_wait boolean, OUT p_invoice_ids bigint[], OUT p_states text[], OUT p_near_limit boolean) IS 'Finds and locks the invoices of a batch. Each event is then ready, busy (its invoice is locked by another; never with p_wait), waiting (for the movement it is about), unknown_invoice, currency_mismatch, amount_out_of_range or invalid.';
+
+
+--
+-- Name: misplaced_events(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.misplaced_events() RETURNS TABLE(id bigint, places text[])
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    return query
+    select e.id, array_remove(array_agg(p.place order by p.place), null)
+    from payment_events e
+    left join (
+        select o.id, 'posted' as place from payments o
+        union all select r.id, 'reported' from payment_reports r
+        union all select q.id, 'queued' from payment_queue q
+        union all select w.id, 'parked' from parked_events w
+        union all select d.payment_event_id, 'dead' from dead_letters d where d.resolution is null or d.resolution = 'dismissed'
+    ) p on p.id = e.id
+    group by e.id
+    having count(p.place) <> 1;
+end
+$$;
+
+
+--
+-- Name: FUNCTION misplaced_events(); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.misplaced_events() IS 'The check that every event is in exactly one place: posted, reported, queued, parked or dead. No rows, or (queued, posted) for a moment after an event was applied ahead of the queue.';
+
+
+--
+-- Name: new_payment_events(text[], bigint[], bigint[], text[], text[], text[], text[], text[], text[], timestamp with time zone[], integer[], integer); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.new_payment_events(p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[], p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamp with time zone[], p_deliveries integer[], p_body_count integer) RETURNS public.payment_events[]
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_events payment_events[];
+    v_invalid bigint[];
+    v_position integer;
+    v_delivery_ids bigint[] := array(select nextval('deliveries_id_seq') from generate_series(1, p_body_count));
+begin
+    select array_agg(n.event order by n.position),
+           array_agg(n.position) filter (where payment_event_error(n.event) is not null)
+    into v_events, v_invalid
+    from (
+        select e.position, row(
+            nextval('payment_events_id_seq'), now(), e.amount, e.invoice_id, null, v_delivery_ids[coalesce(e.delivery, e.position)],
+            e.occurred_at, coalesce(e.connection, 'direct'), e.event_id, coalesce(e.kind, 'payment'), e.currency,
+            e.invoice_reference, e.reference, e.parent_reference)::payment_events as event
+        from unnest(p_event_ids, p_invoice_ids, p_amounts, p_kinds, p_currencies, p_connections, p_references,
+                    p_parent_references, p_invoice_references, p_occurred_at, p_deliveries) with ordinality
+            as e(event_id, invoice_id, amount, kind, currency, connection, reference,
+                 parent_reference, invoice_reference, occurred_at, delivery, position)
+    ) n;
+    foreach v_position in array coalesce(v_invalid, '{}') loop
+        v_events[v_position].id := null;
+    end loop;
+    return coalesce(v_events, '{}');
+end
+$$;
+
+
+--
+-- Name: FUNCTION new_payment_events(p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[], p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamp with time zone[], p_deliveries integer[], p_body_count integer); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.new_payment_events(p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[], p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamp with time zone[], p_deliveries integer[], p_body_count integer) IS 'Events from parallel arrays, numbered in input order but not stored yet; an invalid one has no id, and payment_event_error() says why. Null elements take their defaults.';
+
+
+--
+-- Name: open_queue_gate(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.open_queue_gate() RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    return pg_advisory_unlock('payment_queue'::regclass::oid::integer, 1);
+end
+$$;
+
+
+--
+-- Name: FUNCTION open_queue_gate(); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.open_queue_gate() IS 'For the listener on watch, as soon as it is awake: inserts need not notify any more.';
+
+
+--
+-- Name: payment_event_error(public.payment_events); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.payment_event_error(p_event public.payment_events) RETURNS text
+    LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN CASE WHEN (((p_event).event_id IS NULL) OR ((length((p_event).event_id) < 1) OR (length((p_event).event_id) > 255))) THEN 'event_id must be 1 to 255 characters'::text WHEN (((p_event).amount IS NULL) OR (((p_event).amount < 1) OR ((p_event).amount > '1000000000000000'::bigint))) THEN format('amount must be 1 to 10^15 minor units, not %s'::text, COALESCE(((p_event).amount)::text, 'null'::text)) WHEN ((p_event).kind <> ALL (ARRAY['payment'::text, 'refund'::text, 'chargeback'::text, 'payment_reversal'::text, 'refund_reversal'::text, 'chargeback_reversal'::text])) THEN format('kind must be payment, refund, chargeback or one of these with _reversal, not %L'::text, "left"((p_event).kind, 40)) WHEN ((length((p_event).currency) <> 3) OR (rtrim((p_event).currency, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'::text) <> ''::text)) THEN format('currency must be three capital letters (ISO 4217), not %L'::text, "left"((p_event).currency, 40)) WHEN (((length((p_event).connection) < 1) OR (length((p_event).connection) > 63)) OR (rtrim((p_event).connection, 'abcdefghijklmnopqrstuvwxyz0123456789_-'::text) <> ''::text)) THEN format('connection must be 1 to 63 of a-z, 0-9, _ and -, not %L'::text, "left"((p_event).connection, 80)) WHEN ((length((p_event).reference) < 1) OR (length((p_event).reference) > 255)) THEN 'reference must be 1 to 255 characters'::text WHEN ((length((p_event).parent_reference) < 1) OR (length((p_event).parent_reference) > 255)) THEN 'parent_reference must be 1 to 255 characters'::text WHEN ((length((p_event).invoice_reference) < 1) OR (length((p_event).invoice_reference) > 255)) THEN 'invoice_reference must be 1 to 255 characters'::text WHEN (("right"((p_event).kind, 9) = '_reversal'::text) AND (num_nonnulls((p_event).reference, (p_event).reverses) = 0)) THEN format('reference must name the movement that this %s undoes'::text, (p_event).kind) WHEN (("right"((p_event).kind, 9) <> '_reversal'::text) AND (num_nonnulls((p_event).invoice_id, (p_event).invoice_reference, (p_event).parent_reference) = 0)) THEN 'invoice_id, invoice_reference or parent_reference must name the invoice'::text ELSE NULL::text END;
+
+
+--
+-- Name: FUNCTION payment_event_error(p_event public.payment_events); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.payment_event_error(p_event public.payment_events) IS 'What is wrong with an event''s own fields, naming the field; null when nothing is.';
+
+
+--
+-- Name: payment_event_results(public.payment_events[], public.payment_event_outcome[]); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.payment_event_results(p_events public.payment_events[], p_outcomes public.payment_event_outcome[]) RETURNS SETOF public.payment_event_result
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    return query
+    select e.event_id, o.outcome, b.id, b.status, b.amount, b.currency, b.paid, b.refunded, b.charged_back, b.due, b.overpaid, o.detail
+    from unnest(p_events) with ordinality e,
+         lateral (select (p_outcomes[e.ordinality]).*) o
+    left join lateral (select * from invoice_balances b where b.id = o.invoice_id offset 0) b on true
+    order by e.ordinality;
+end
+$$;
+
+
+--
+-- Name: FUNCTION payment_event_results(p_events public.payment_events[], p_outcomes public.payment_event_outcome[]); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.payment_event_results(p_events public.payment_events[], p_outcomes public.payment_event_outcome[]) IS 'The rows that callers see: what became of each event, and its invoice now.';
+
+
+--
+-- Name: post_payments(public.payment_events[], bigint[], text[]); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.post_payments(p_events public.payment_events[], INOUT p_invoice_ids bigint[], INOUT p_states text[]) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_phase integer;
+    v_bases bigint[] := '{}';
+    v_posted bigint[] := '{}';
+    v_now_posted bigint[];
+    v_postings bigint[];
+begin
+    foreach v_phase in array array(select distinct posting_phase(e.kind) from unnest(p_events) e order by 1) loop
+        if v_phase = 3 or v_phase = 2 and 'waiting' = any(p_states) then
+            -- What refers to a movement may follow it in the same batch: look again, now that the earlier phases have posted.
+            select array_agg(coalesce(p_invoice_ids[e.ordinality], m.invoice_id) order by e.ordinality),
+                   array_agg(case when base_kind(e.kind) is not null then m.id end order by e.ordinality),
+                   array_agg(case
+                       when p_states[e.ordinality] not in ('ready', 'waiting') or posting_phase(e.kind) <> v_phase
+                           or p_states[e.ordinality] = 'ready' and base_kind(e.kind) is null then p_states[e.ordinality]
+                       when m.id is null or m.id > e.id and m.id = any(v_posted) then 'waiting'
+                       when p_states[e.ordinality] = 'waiting' and m.id <> all(v_posted) then 'waiting'
+                       when e.currency <> i.currency then 'currency_mismatch'
+                       when base_kind(e.kind) is null then 'ready'
+                       when m.invoice_id <> coalesce(p_invoice_ids[e.ordinality], m.invoice_id) or m.amount < e.amount then 'conflict'
+                       else 'ready'
+                   end order by e.ordinality)
+            into p_invoice_ids, v_bases, p_states
+            from unnest(p_events) with ordinality e
+            left join lateral (
+                select * from payments m where m.id = coalesce(e.reverses, (
+                    select p.id from payments p
+                    where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
+                      and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end))
+                offset 0) m on true
+            left join lateral (select i.currency from invoices i where i.id = m.invoice_id offset 0) i on true;
+        end if;
+
+        -- Phase by phase in the order of the unique key: the third of the fixed orders, after invoices and events.
+        with posted as (
+            insert into payments (id, invoice_id, amount, reverses, connection, kind, reference)
+            select e.id, p_invoice_ids[e.ordinality], e.amount, v_bases[e.ordinality], e.connection, e.kind, e.reference
+            from unnest(p_events) with ordinality e
+            where p_states[e.ordinality] = 'ready' and posting_phase(e.kind) = v_phase
+            order by e.connection, e.kind, e.reference, e.ordinality
+            on conflict do nothing
+            returning id
+        )
+        select array_agg(p.id) into v_now_posted from posted p;
+        v_posted := v_posted || v_now_posted;
+    end loop;
+
+    update invoices i
+    set amount_paid = i.amount_paid + c.paid,
+        amount_refunded = i.amount_refunded + c.refunded,
+        amount_charged_back = i.amount_charged_back + c.charged_back,
+        status = invoice_status(i.amount, i.amount_paid + c.paid, i.amount_refunded + c.refunded, i.amount_charged_back + c.charged_back),
+        updated_at = now()
+    from (
+        select p.invoice_id,
+               sum(case p.kind when 'payment' then p.amount when 'payment_reversal' then -p.amount else 0 end)::bigint as paid,
+               sum(case p.kind when 'refund' then p.amount when 'refund_reversal' then -p.amount else 0 end)::bigint as refunded,
+               sum(case p.kind when 'chargeback' then p.amount when 'chargeback_reversal' then -p.amount else 0 end)::bigint as charged_back
+        from payments p
+        where p.id = any(v_posted)
+        group by p.invoice_id
+    ) c
+    where i.id = c.invoice_id;
+
+    if exists (select from parked_events w where w.movement_reference is not null) then
+        perform release_parked_events(array(
+            select w.id from payments p
+            cross join lateral (
+                select w.id from parked_events w
+                where w.connection = p.connection and w.movement_kind = p.kind and w.movement_reference = p.reference offset 0) w
+            where p.id = any(v_posted)));
+    end if;
+
+    if cardinality(v_posted) = cardinality(p_events) then
+        p_states := array_fill('applied'::text, array[cardinality(p_events)]);
+        return;
+    end if;
+    -- In a statement of its own, so that it sees the posting that was in the way.
+    select array_agg(case
+            when p_states[e.ordinality] <> 'ready' then p_states[e.ordinality]
+            when e.id = any(v_posted) then 'applied'
+            when m.id = e.id or m.amount = e.amount and m.invoice_id = p_invoice_ids[e.ordinality] then 'duplicate'
+            else 'conflict'
+        end order by e.ordinality),
+        array_agg(m.id order by e.ordinality)
+    into p_states, v_postings
+    from unnest(p_events) with ordinality e
+    left join lateral (
+        select * from payments m where m.id = coalesce(
+            (select p.id from payments p where p.id = e.id),
+            (select p.id from payments p where p.connection = e.connection and p.kind = e.kind and p.reference = e.reference),
+            (select p.id from payments p where p.reverses = v_bases[e.ordinality]))
+        offset 0) m on true;
+
+    insert into payment_reports (id, payment_id)
+    select e.id, v_postings[e.ordinality]
+    from unnest(p_events) with ordinality e
+    where p_states[e.ordinality] = 'duplicate' and v_postings[e.ordinality] <> e.id
+    order by e.id
+    on conflict do nothing;
+end
+$$;
+
+
+--
+-- Name: FUNCTION post_payments(p_events public.payment_events[], INOUT p_invoice_ids bigint[], INOUT p_states text[]); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.post_payments(p_events public.payment_events[], INOUT p_invoice_ids bigint[], INOUT p_states text[]) IS 'Posts the ready events of a batch, their invoices being locked, to the ledger and the invoices. States become applied, duplicate or conflict; what waits for a movement stays waiting.';
+
+
+--
+-- Name: posting_phase(text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.posting_phase(p_kind text) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN (p_kind = 'payment'::text) THEN 1 WHEN (p_kind = ANY (ARRAY['refund'::text, 'chargeback'::text])) THEN 2 ELSE 3 END;
+
+
+--
+-- Name: FUNCTION posting_phase(p_kind text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.posting_phase(p_kind text) IS 'Payments post before what may refer to them, reversals last. One order for all: it also keeps postings from deadlocking.';
+
+
+--
+-- Name: process_claimed_events(bigint[], integer); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.process_claimed_events(p_ids bigint[], p_max_attempts integer DEFAULT 10, OUT claimed integer, OUT applied integer, OUT duplicates integer, OUT parked integer, OUT busy integer, OUT failed integer, OUT dead integer) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_material TO 'off'
+    AS $$
+declare
+    v_outcomes payment_event_outcome[];
+    v_failed record;
+begin
+    claimed := cardinality(p_ids);
+    v_outcomes := apply_isolated(
+        array(select e from payment_events e where e.id = any(p_ids) order by e.id), p_stored => true, p_park => true, p_wait => false);
+
+    select count(*) filter (where o.outcome = 'applied'), count(*) filter (where o.outcome = 'duplicate'),
+           count(*) filter (where o.outcome = 'parked'), count(*) filter (where o.outcome = 'busy'),
+           count(*) filter (where o.outcome = 'failed'),
+           count(*) filter (where o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range'))
+    into applied, duplicates, parked, busy, failed, dead
+    from unnest(v_outcomes) o;
+
+    if applied = claimed then
+        delete from payment_queue q where q.id = any(p_ids);
+        return;
+    end if;
+    perform leave_waiting(v_outcomes);
+    update payment_queue q set next_attempt_at = now() + interval '0.5 s'
+    where q.id = any(array(select o.id from unnest(v_outcomes) o where o.outcome = 'busy'));
+    for v_failed in select o.id, o.detail from unnest(v_outcomes) o where o.outcome = 'failed' loop
+        dead := dead + fail_payment_event(v_failed.id, v_failed.detail, p_max_attempts)::integer;
+    end loop;
+end
+$$;
+
+
+--
+-- Name: FUNCTION process_claimed_events(p_ids bigint[], p_max_attempts integer, OUT claimed integer, OUT applied integer, OUT duplicates integer, OUT parked integer, OUT busy integer, OUT failed integer, OUT dead integer); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.process_claimed_events(p_ids bigint[], p_max_attempts integer, OUT claimed integer, OUT applied integer, OUT duplicates integer, OUT parked integer, OUT busy integer, OUT failed integer, OUT dead integer) IS 'Applies claimed events and takes them from the queue. Failed ones are retried later, until p_max_attempts makes dead letters of them; busy ones (invoice locked by another transaction) soon, and no attempt is counted.';
+
+
+--
+-- Name: process_payment_queue(integer, bigint, boolean, integer, integer); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.process_payment_queue(p_batch_size integer DEFAULT 500, p_after bigint DEFAULT 0, p_retries boolean DEFAULT NULL::boolean, p_max_attempts integer DEFAULT 10, p_park_days integer DEFAULT 30, OUT claimed integer, OUT applied integer, OUT duplicates integer, OUT parked integer, OUT busy integer, OUT failed integer, OUT dead integer, OUT released integer, OUT last_id bigint) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_material TO 'off'
+    AS $$
+declare
+    v_ids bigint[] := claim_payment_events(p_batch_size, p_after, p_retries);
+begin
+    select p.*, 0, v_ids[cardinality(v_ids)]
+    into claimed, applied, duplicates, parked, busy, failed, dead, released, last_id
+    from process_claimed_events(v_ids, p_max_attempts) p;
+    if claimed < p_batch_size and p_after = 0 then
+        released := release_parked_events(find_released_events());
+        dead := dead + expire_parked_events(p_park_days);
+    end if;
+end
+$$;
+
+
+--
+-- Name: FUNCTION process_payment_queue(p_batch_size integer, p_after bigint, p_retries boolean, p_max_attempts integer, p_park_days integer, OUT claimed integer, OUT applied integer, OUT duplicates integer, OUT parked integer, OUT busy integer, OUT failed integer, OUT dead integer, OUT released integer, OUT last_id bigint); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.process_payment_queue(p_batch_size integer, p_after bigint, p_retries boolean, p_max_attempts integer, p_park_days integer, OUT claimed integer, OUT applied integer, OUT duplicates integer, OUT parked integer, OUT busy integer, OUT failed integer, OUT dead integer, OUT released integer, OUT last_id bigint) IS 'Applies up to p_batch_size due events of the queue in one transaction: call it until claimed and released are 0. A call that finds no more also releases parked events whose invoice or movement has come, and buries those parked for p_park_days.';
+
+
+--
+-- Name: prune_deliveries(interval, integer); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.prune_deliveries(p_older_than interval, p_limit integer DEFAULT 10000) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_pruned bigint;
+begin
+    delete from deliveries d
+    where d.id = any(array(
+        select o.id from deliveries o
+        where o.received_at < now() - p_older_than
+          and not exists (select from dead_letters l where l.delivery_id = o.id and l.resolution is null)
+        order by o.id limit p_limit for update skip locked));
+    get diagnostics v_pruned = row_count;
+    return v_pruned;
+end
+$$;
+
+
+--
+-- Name: FUNCTION prune_deliveries(p_older_than interval, p_limit integer); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.prune_deliveries(p_older_than interval, p_limit integer) IS 'Deletes up to p_limit request bodies older than that, oldest first, but none that an open dead letter points to, and says how many: call it until it returns 0. Events, ledger and idempotency keys stay.';
+
+
+--
+-- Name: queue_channel(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.queue_channel() RETURNS text
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    return 'payment_queue_' || 'payment_queue'::regclass::oid;
+end
+$$;
+
+
+--
+-- Name: FUNCTION queue_channel(); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.queue_channel() IS 'The channel to LISTEN on for this installation''s queue.';
+
+
+--
+-- Name: queue_failed_events(public.payment_events[], public.payment_event_outcome[]); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.queue_failed_events(p_events public.payment_events[], p_outcomes public.payment_event_outcome[]) RETURNS public.payment_event_outcome[]
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_stored record;
+begin
+    for v_position in 1 .. cardinality(p_events) loop
+        continue when p_outcomes[v_position].outcome <> 'failed';
+        select * into v_stored from store_payment_events(p_events[v_position:v_position], true, array['ready']);
+        if not v_stored.p_known then
+            insert into payment_queue (id) values (p_events[v_position].id);
+            perform fail_payment_event(p_events[v_position].id, p_outcomes[v_position].detail);
+        end if;
+        p_outcomes[v_position].id := v_stored.p_events[1].id;
+        p_outcomes[v_position].outcome := 'queued';
+    end loop;
+    return p_outcomes;
+end
+$$;
+
+
+--
+-- Name: FUNCTION queue_failed_events(p_events public.payment_events[], p_outcomes public.payment_event_outcome[]); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.queue_failed_events(p_events public.payment_events[], p_outcomes public.payment_event_outcome[]) IS 'Stores the events whose application raised and queues them for a retry.';
+
+
+--
+-- Name: raise_rejected_event(public.payment_events, public.payment_event_outcome); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.raise_rejected_event(p_event public.payment_events, p_outcome public.payment_event_outcome) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    if p_outcome.id is not null or p_outcome.outcome not in ('unknown_invoice', 'invalid', 'currency_mismatch', 'amount_out_of_range') then
+        return;
+    end if;
+    raise exception using
+        errcode = case p_outcome.outcome
+            when 'unknown_invoice' then 'PW001' when 'invalid' then 'PW002'
+            when 'currency_mismatch' then 'PW003' else 'PW004' end,
+        message = p_outcome.detail,
+        detail = format('event_id %s of connection %s, invoice %s, amount %s. Nothing was stored.', quote_nullable(left(p_event.event_id, 255)),
+            quote_nullable(left(p_event.connection, 80)), coalesce(p_event.invoice_id::text, quote_nullable(left(p_event.invoice_reference, 255))), coalesce(p_event.amount::text, 'null')),
+        hint = case p_outcome.outcome
+            when 'unknown_invoice' then 'Insert the invoice (or its invoice_references row) first, or pass p_park => true to let the event wait for it.'
+            when 'invalid' then 'Correct the field that the message names and send the event again.'
+            when 'currency_mismatch' then 'Send the amount in the invoice''s currency, or pass p_park => true to keep the event as a dead letter.'
+            else 'Split the invoice: its sums are near their limit.' end;
+end
+$$;
+
+
+--
+-- Name: FUNCTION raise_rejected_event(p_event public.payment_events, p_outcome public.payment_event_outcome); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.raise_rejected_event(p_event public.payment_events, p_outcome public.payment_event_outcome) IS 'Raises PW001 to PW004 for an event that could not be stored.';
+
+
+--
+-- Name: reassign_dead_letter(bigint, bigint, text, text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.reassign_dead_letter(p_id bigint, p_invoice_id bigint, p_note text DEFAULT NULL::text, p_actor text DEFAULT NULL::text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_event bigint;
+begin
+    if not exists (select from invoices i where i.id = p_invoice_id) then
+        raise exception 'invoice % does not exist', p_invoice_id
+            using errcode = 'PW001', detail = format('dead letter %s', p_id), hint = 'Insert the invoice first.';
+    end if;
+    v_event := resolve_dead_letter(p_id, 'reassigned', p_actor, concat_ws(': ', format('to invoice %s', p_invoice_id), p_note));
+    insert into reassigned_events (id, invoice_id) values (v_event, p_invoice_id)
+    on conflict (id) do update set invoice_id = excluded.invoice_id;
+    insert into payment_queue (id) values (v_event) on conflict do nothing;
+end
+$$;
+
+
+--
+-- Name: FUNCTION reassign_dead_letter(p_id bigint, p_invoice_id bigint, p_note text, p_actor text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.reassign_dead_letter(p_id bigint, p_invoice_id bigint, p_note text, p_actor text) IS 'Gives a dead event to another invoice than the one it named, and puts it back into the queue. The event itself stays as reported. Raises PW001, PW008.';
+
+
+--
+-- Name: record_operator_action(text, text, text, bigint, bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.record_operator_action(p_actor text, p_action text, p_note text, p_payment_event_id bigint, p_dead_letter_id bigint DEFAULT NULL::bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    insert into operator_actions (actor, action, note, payment_event_id, dead_letter_id)
+    values (coalesce(p_actor, session_user), p_action, p_note, p_payment_event_id, p_dead_letter_id);
+end
+$$;
+
+
+--
+-- Name: FUNCTION record_operator_action(p_actor text, p_action text, p_note text, p_payment_event_id bigint, p_dead_letter_id bigint); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.record_operator_action(p_actor text, p_action text, p_note text, p_payment_event_id bigint, p_dead_letter_id bigint) IS 'Writes the trace of an operator''s call; without p_actor, under the name of the login.';
+
+
+--
+-- Name: refuse_change(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.refuse_change() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    raise exception '% of table % is refused: it is append-only', lower(tg_op), tg_table_name
+        using errcode = 'PW005',
+              detail = 'The ledger and the events it rests on are an audit trail.',
+              hint = 'To undo a posted payment call void_payment(); to empty a test database, migrate down and up.';
+end
+$$;
+
+
+--
+-- Name: FUNCTION refuse_change(); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.refuse_change() IS 'Trigger of the append-only tables: no UPDATE, DELETE or TRUNCATE, by nobody.';
+
+
+--
+-- Name: release_for_invoices(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.release_for_invoices() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+begin
+    if exists (select from parked_events w where w.invoice_id is not null) then
+        perform release_parked_events(array(select w.id from inserted i join parked_events w on w.invoice_id = i.id));
+    end if;
+    return null;
+end
+$$;
+
+
+--
+-- Name: FUNCTION release_for_invoices(); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.release_for_invoices() IS 'Trigger of invoices: what waited for a new invoice goes into the queue.';
+
+
+--
+-- Name: release_for_references(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.release_for_references() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    SET plan_cache_mode TO 'force_custom_plan'
+    AS $$
+begin
+    if exists (select from parked_events w where w.invoice_reference is not null) then
+        perform release_parked_events(array(
+            select w.id from inserted i
+            join parked_events w on w.connection = i.connection and w.invoice_reference = i.reference));
+    end if;
+    return null;
+end
+$$;
+
+
+--
+-- Name: FUNCTION release_for_references(); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.release_for_references() IS 'Trigger of invoice_references: what waited for a new name of an invoice goes into the queue.';
+
+
+--
+-- Name: release_parked_events(bigint[]); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.release_parked_events(p_ids bigint[]) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_released bigint;
+begin
+    -- Never waits: who holds one of them is releasing it too, or posting it.
+    with released as (
+        delete from parked_events w
+        where w.id = any(array(select l.id from parked_events l where l.id = any(p_ids) for update skip locked))
+        returning w.id
+    )
+    insert into payment_queue (id) select r.id from released r order by r.id on conflict do nothing;
+    get diagnostics v_released = row_count;
+    return v_released;
+end
+$$;
+
+
+--
+-- Name: FUNCTION release_parked_events(p_ids bigint[]); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.release_parked_events(p_ids bigint[]) IS 'Moves parked events into the queue; says how many.';
+
+
+--
+-- Name: resolve_dead_letter(bigint, text, text, text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.resolve_dead_letter(p_id bigint, p_resolution text, p_actor text, p_note text) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_letter dead_letters;
+begin
+    select * into v_letter from dead_letters d where d.id = p_id for update;
+    if not found or v_letter.resolution is not null and (v_letter.resolution <> 'dismissed' or p_resolution = 'dismissed') then
+        raise exception 'there is no open dead letter %', p_id
+            using errcode = 'PW008',
+                  detail = case when v_letter.id is null then 'No dead letter has this id.'
+                                else format('It was %s at %s.', v_letter.resolution, v_letter.resolved_at) end,
+                  hint = 'select * from open_dead_letters; lists them.';
+    elsif v_letter.payment_event_id is null and p_resolution <> 'dismissed' then
+        raise exception 'dead letter % is not an event that could be applied', p_id
+            using errcode = 'PW008',
+                  detail = format('%s: %s', v_letter.reason, v_letter.detail),
+                  hint = 'Apply what is right as an event of its own, then dismiss_dead_letter() this one.';
+    end if;
+    update dead_letters d set resolution = p_resolution, resolved_at = now() where d.id = p_id;
+    perform record_operator_action(p_actor, p_resolution, p_note, v_letter.payment_event_id, p_id);
+    return v_letter.payment_event_id;
+end
+$$;
+
+
+--
+-- Name: FUNCTION resolve_dead_letter(p_id bigint, p_resolution text, p_actor text, p_note text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.resolve_dead_letter(p_id bigint, p_resolution text, p_actor text, p_note text) IS 'Marks a dead letter as retried, reassigned or dismissed (a dismissed one may still be retried), records who did it, and returns its event.';
+
+
+--
+-- Name: retry_dead_letter(bigint, text, text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.retry_dead_letter(p_id bigint, p_note text DEFAULT NULL::text, p_actor text DEFAULT NULL::text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    insert into payment_queue (id) values (resolve_dead_letter(p_id, 'retried', p_actor, p_note)) on conflict do nothing;
+end
+$$;
+
+
+--
+-- Name: FUNCTION retry_dead_letter(p_id bigint, p_note text, p_actor text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.retry_dead_letter(p_id bigint, p_note text, p_actor text) IS 'Puts a dead event back into the queue, once its cause is mended. Raises PW008 when dead_letters.id p_id is not open or is no event.';
+
+
+--
+-- Name: retry_dead_letters(text, integer, text, text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.retry_dead_letters(p_reason text, p_limit integer DEFAULT 1000, p_note text DEFAULT NULL::text, p_actor text DEFAULT NULL::text) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_ids bigint[] := array(
+        select d.id from dead_letters d
+        where d.resolution is null and d.payment_event_id is not null and (p_reason is null or d.reason = p_reason)
+        order by d.id limit p_limit for update skip locked);
+begin
+    perform retry_dead_letter(v.id, p_note, p_actor) from unnest(v_ids) v(id);
+    return cardinality(v_ids);
+end
+$$;
+
+
+--
+-- Name: FUNCTION retry_dead_letters(p_reason text, p_limit integer, p_note text, p_actor text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.retry_dead_letters(p_reason text, p_limit integer, p_note text, p_actor text) IS 'Retries up to p_limit open dead events of a reason (null: of any), oldest first, and says how many: call it until it returns 0.';
+
+
+--
+-- Name: role_name(text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.role_name(p_role text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+    select regexp_replace(pg_get_userbyid(p.proowner), '_owner$', '_' || p_role)
+    from pg_proc p
+    where p.oid = 'role_name(text)'::regprocedure;
+$_$;
+
+
+--
+-- Name: FUNCTION role_name(p_role text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.role_name(p_role text) IS 'The cluster-wide name of this installation''s role: owner, server, listener, biller, operator or reader.';
+
+
+--
+-- Name: set_events_aside(public.payment_events[], bigint[], text[]); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.set_events_aside(p_events public.payment_events[], p_invoice_ids bigint[], p_states text[]) RETURNS public.payment_event_outcome[]
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_outcomes payment_event_outcome[];
+    v_parked bigint[];
+begin
+    select array_agg(row(
+            s.id, i.id,
+            case
+                when p_states[e.ordinality] = 'rewritten' then 'conflict'
+                when p_states[e.ordinality] = 'waiting' then 'parked'
+                when p_states[e.ordinality] = 'unknown_invoice' and s.id is not null then 'parked'
+                else p_states[e.ordinality]
+            end,
+            case p_states[e.ordinality]
+                when 'invalid' then (select payment_event_error(x) from unnest(p_events[e.ordinality:e.ordinality]) x)
+                when 'unknown_invoice' then format('invoice %s does not exist', coalesce(e.invoice_id::text, quote_literal(e.invoice_reference)))
+                when 'waiting' then format('%s %L is not posted yet', coalesce(base_kind(e.kind), 'payment'),
+                    case when base_kind(e.kind) is null then e.parent_reference else e.reference end)
+                when 'currency_mismatch' then format('the event is in %s, invoice %s in %s', e.currency, i.id, i.currency)
+                when 'amount_out_of_range' then format('a sum of invoice %s would exceed 10^18 minor units', i.id)
+                when 'conflict' then format('%s %L is posted with another amount or on another invoice', e.kind, e.reference)
+                when 'rewritten' then 'its event_id was used before with another amount, kind, currency, reference or invoice'
+                when 'busy' then format('invoice %s is locked by another transaction', i.id)
+                when 'dead' then (select concat_ws(': ', d.reason, d.detail) from dead_letters d
+                                  where d.payment_event_id = e.id and (d.resolution is null or d.resolution = 'dismissed'))
+            end)::payment_event_outcome order by e.ordinality)
+    into v_outcomes
+    from unnest(p_events) with ordinality e
+    left join lateral (select s.id from payment_events s where s.id = e.id offset 0) s on true
+    left join lateral (select * from invoices i where i.id = p_invoice_ids[e.ordinality] offset 0) i on true;
+
+    with parked as (
+        insert into parked_events (id, connection, invoice_id, invoice_reference, movement_kind, movement_reference)
+        select e.id, e.connection,
+               case when state = 'unknown_invoice' then e.invoice_id end,
+               case when state = 'unknown_invoice' and e.invoice_id is null then e.invoice_reference end,
+               case when state = 'waiting' then coalesce(base_kind(e.kind), 'payment') end,
+               case when state = 'waiting' and base_kind(e.kind) is null then e.parent_reference
+                    when state = 'waiting' then e.reference end
+        from unnest(p_events) with ordinality e, unnest(p_states[e.ordinality:e.ordinality]) state
+        where state in ('unknown_invoice', 'waiting') and (v_outcomes[e.ordinality]).outcome = 'parked'
+        order by e.id
+        on conflict do nothing
+        returning id
+    )
+    select array_agg(p.id) into v_parked from parked p;
+    if v_parked is not null then
+        -- It may have come while we parked: a look with a fresh snapshot.
+        perform release_parked_events(find_released_events(v_parked));
+    end if;
+
+    perform bury_payment_event(e.id, (v_outcomes[e.ordinality]).outcome, (v_outcomes[e.ordinality]).detail)
+    from unnest(p_events) with ordinality e
+    where p_states[e.ordinality] in ('conflict', 'currency_mismatch', 'amount_out_of_range')
+      and (v_outcomes[e.ordinality]).id is not null
+    order by e.id;
+
+    insert into dead_letters (connection, event_id, delivery_id, reason, detail, report, fingerprint)
+    select e.connection, e.event_id, e.delivery_id, 'conflict', (v_outcomes[e.ordinality]).detail, r.report,
+           encode(sha256(convert_to(r.report::text, 'UTF8')), 'hex')
+    from unnest(p_events) with ordinality e,
+         lateral (select to_jsonb(e) - '{id,received_at,delivery_id,occurred_at,ordinality}'::text[]) r(report)
+    where p_states[e.ordinality] = 'rewritten'
+    order by r.report
+    on conflict do nothing;
+
+    -- An event given twice in one batch: the second time it has become what the first time made of it.
+    if 'repeated' = any(p_states) then
+        v_outcomes := array(
+            select case when p_states[e.ordinality] <> 'repeated' then v_outcomes[e.ordinality]
+                else (select row(o.id, o.invoice_id, case o.outcome when 'applied' then 'duplicate' when 'conflict' then 'dead' else o.outcome end, o.detail)::payment_event_outcome
+                      from unnest(v_outcomes) o where o.id = e.id and o.outcome <> 'repeated' limit 1) end
+            from unnest(p_events) with ordinality e order by e.ordinality);
+    end if;
+    return v_outcomes;
+end
+$$;
+
+
+--
+-- Name: FUNCTION set_events_aside(p_events public.payment_events[], p_invoice_ids bigint[], p_states text[]); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.set_events_aside(p_events public.payment_events[], p_invoice_ids bigint[], p_states text[]) IS 'Parks or buries the stored events of a batch that could not be posted, and makes an outcome of every state.';
+
+
+--
+-- Name: store_dead_letter(text, text, text, bytea, text, text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.store_dead_letter(p_connection text, p_reason text, p_detail text, p_body bytea, p_content_type text DEFAULT NULL::text, p_event_id text DEFAULT NULL::text) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_id bigint;
+begin
+    insert into dead_letters (connection, event_id, reason, detail, delivery_id, fingerprint)
+    values (p_connection, left(p_event_id, 255), p_reason, left(p_detail, 2000), nextval('deliveries_id_seq'), encode(sha256(p_body), 'hex'))
+    on conflict do nothing
+    returning id into v_id;
+    if found then
+        insert into deliveries (id, connection, content_type, body)
+        select d.delivery_id, p_connection, left(p_content_type, 255), p_body from dead_letters d where d.id = v_id;
+    end if;
+    return v_id;
+end
+$$;
+
+
+--
+-- Name: FUNCTION store_dead_letter(p_connection text, p_reason text, p_detail text, p_body bytea, p_content_type text, p_event_id text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.store_dead_letter(p_connection text, p_reason text, p_detail text, p_body bytea, p_content_type text, p_event_id text) IS 'Keeps an authentic request that is not usable as an event, with its body, for a person to look at. Null when the same body is kept already.';
+
+
+--
+-- Name: store_deliveries(public.payment_events[], bytea[], text[], integer[]); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.store_deliveries(p_events public.payment_events[], p_bodies bytea[], p_content_types text[], p_deliveries integer[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    insert into deliveries (id, connection, content_type, body)
+    select k.id, k.connection, left(p_content_types[k.position], 255), p_bodies[k.position]
+    from (
+        select e.delivery_id as id, min(e.connection) as connection, min(coalesce(p_deliveries[e.ordinality], e.ordinality)) as position
+        from unnest(p_events) with ordinality e
+        where e.delivery_id is not null
+          and (exists (select from payment_events s where s.id = e.id)
+               or exists (select from dead_letters d
+                          where d.connection = e.connection and d.event_id = e.event_id and d.delivery_id = e.delivery_id))
+        group by e.delivery_id
+    ) k
+    order by k.id;
+end
+$$;
+
+
+--
+-- Name: FUNCTION store_deliveries(p_events public.payment_events[], p_bodies bytea[], p_content_types text[], p_deliveries integer[]); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.store_deliveries(p_events public.payment_events[], p_bodies bytea[], p_content_types text[], p_deliveries integer[]) IS 'Keeps the bodies of the requests that brought something new.';
+
+
+--
+-- Name: store_payment_events(public.payment_events[], boolean, text[]); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.store_payment_events(p_new public.payment_events[], p_park boolean, INOUT p_states text[], OUT p_events public.payment_events[], OUT p_known boolean) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_stored integer;
+begin
+    p_events := p_new;
+    -- In the order of the unique key: opposite batches of the same events wait, but never for each other.
+    insert into payment_events
+    select e.id, e.received_at, e.amount, e.invoice_id, e.reverses, e.delivery_id, e.occurred_at, e.connection, e.event_id,
+           e.kind, e.currency, e.invoice_reference, e.reference, e.parent_reference
+    from unnest(p_new) with ordinality e
+    where p_states[e.ordinality] in ('ready', 'waiting')
+       or p_park and p_states[e.ordinality] not in ('busy', 'invalid')
+    order by e.connection, e.event_id, e.ordinality
+    on conflict do nothing;
+    get diagnostics v_stored = row_count;
+    p_known := v_stored < cardinality(p_new);
+    if not p_known then
+        return;
+    end if;
+
+    -- In a statement of its own, so that it sees what another transaction had just committed.
+    select array_agg(case when c.known is null or c.conflicts then c.event else c.known end order by c.position),
+           array_agg(case
+               when c.known is null or c.state = 'invalid' then c.state
+               when c.conflicts then 'rewritten'
+               when c.occurrence > 1 then 'repeated'
+               when (c.known).id = (c.event).id then c.state
+               when exists (select from payments p where p.id = (c.known).id)
+                   or exists (select from payment_reports r where r.id = (c.known).id) then 'duplicate'
+               when exists (select from dead_letters d where d.payment_event_id = (c.known).id
+                            and (d.resolution is null or d.resolution = 'dismissed')) then 'dead'
+               when c.state in ('ready', 'waiting', 'busy')
+                   and not exists (select from reassigned_events a where a.id = (c.known).id) then c.state
+               when exists (select from parked_events w where w.id = (c.known).id) then 'parked'
+               else 'queued'
+           end order by c.position)
+    into p_events, p_states
+    from (
+        select o.*, row_number() over (partition by (o.known).id, o.conflicts order by o.position) as occurrence
+        from (
+            select n.*, k::payment_events as known,
+                   not (k.kind = (n.event).kind and k.amount = (n.event).amount
+                        and k.invoice_id is not distinct from (n.event).invoice_id
+                        and k.invoice_reference is not distinct from (n.event).invoice_reference
+                        and k.reference is not distinct from (n.event).reference
+                        and coalesce(k.currency = (n.event).currency, true)) as conflicts
+            from (select e as event, p_states[row_number() over ()] as state, row_number() over () as position
+                  from unnest(p_new) e) n
+            left join lateral (
+                select * from payment_events k
+                where k.connection = (n.event).connection and k.event_id = (n.event).event_id offset 0) k on true
+        ) o
+    ) c;
+end
+$$;
+
+
+--
+-- Name: FUNCTION store_payment_events(p_new public.payment_events[], p_park boolean, INOUT p_states text[], OUT p_events public.payment_events[], OUT p_known boolean); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.store_payment_events(p_new public.payment_events[], p_park boolean, INOUT p_states text[], OUT p_events public.payment_events[], OUT p_known boolean) IS 'Stores the events that may be stored: all but busy and invalid ones with p_park, else those whose invoice is known. One known before comes back as it is stored, its place as state unless it may be posted now; other content under a known id is rewritten.';
+
+
+--
+-- Name: try_queue_watch(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.try_queue_watch() RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    return pg_try_advisory_lock('payment_queue'::regclass::oid::integer, 2);
+end
+$$;
+
+
+--
+-- Name: FUNCTION try_queue_watch(); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.try_queue_watch() IS 'Makes this session the listener on watch, the only one that may close the gate; false if another is. Held until the session ends; call it once.';
+
+
+--
+-- Name: void_payment(text, text, text, text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.void_payment(p_connection text, p_event_id text, p_note text DEFAULT NULL::text, p_actor text DEFAULT NULL::text) RETURNS public.payment_event_result
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_payment payments;
+    v_events payment_events[];
+    v_outcomes payment_event_outcome[];
+begin
+    select p.* into v_payment
+    from payment_events e join payments p on p.id = e.id
+    where e.connection = p_connection and e.event_id = p_event_id;
+    if not found or base_kind(v_payment.kind) is not null then
+        raise exception 'event % of connection % cannot be voided', quote_nullable(p_event_id), quote_nullable(p_connection)
+            using errcode = 'PW010',
+                  detail = case when v_payment.id is null then 'It is not posted.' else format('It is a %s.', v_payment.kind) end,
+                  hint = 'select * from payment_event_states where event_id = …; shows where an event is. A reversal cannot be reversed: apply the event anew.';
+    end if;
+    v_events := array[row(nextval('payment_events_id_seq'), now(), v_payment.amount, v_payment.invoice_id, v_payment.id, null, null,
+                          'operator', 'void:' || v_payment.id, v_payment.kind || '_reversal', null, null, null, null)::payment_events];
+    v_outcomes := apply_batch(v_events, p_stored => false, p_park => false, p_wait => true);
+    if v_outcomes[1].outcome = 'applied' then
+        perform record_operator_action(p_actor, 'voided', p_note, v_payment.id);
+    end if;
+    return payment_event_results(v_events, v_outcomes);
+end
+$$;
+
+
+--
+-- Name: FUNCTION void_payment(p_connection text, p_event_id text, p_note text, p_actor text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.void_payment(p_connection text, p_event_id text, p_note text, p_actor text) IS 'Undoes a posted event by a reversal of connection operator; the ledger keeps both. Outcome duplicate: it had been reversed before. Raises PW010 for what is not posted or is itself a reversal.';
+
+
+--
+-- Name: wake_listener(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.wake_listener() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    -- The gate: whoever gets it shared knows that the listener on watch is awake and will look after this commit.
+    -- A NOTIFY takes a cluster-wide lock over the commit's flush, so it is sent only where somebody sleeps.
+    if exists (select from inserted)
+            and not pg_try_advisory_xact_lock_shared(tg_relid::integer, 1)
+            and pg_notification_queue_usage() < 0.5 then
+        perform pg_notify('payment_queue_' || tg_relid, '');
+    end if;
+    return null;
+end
+$$;
+
+
+--
+-- Name: FUNCTION wake_listener(); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.wake_listener() IS 'Trigger of payment_queue: notifies the listener if it sleeps (see close_queue_gate). The poll is the guarantee, this is the speed.';
+
+
+--
+-- Name: dead_letters; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.dead_letters (
+    id bigint NOT NULL,
+    died_at timestamp with time zone DEFAULT now() NOT NULL,
+    payment_event_id bigint,
+    delivery_id bigint,
+    connection text NOT NULL,
+    event_id text,
+    reason text NOT NULL,
+    detail text,
+    attempts integer DEFAULT 0 NOT NULL,
+    report jsonb,
+    fingerprint text,
+    resolution text,
+    resolved_at timestamp with time zone,
+    CONSTRAINT dead_letters_identity_check CHECK ((num_nonnulls(payment_event_id, fingerprint) = 1)),
+    CONSTRAINT dead_letters_reason_check CHECK (((length(reason) >= 1) AND (length(reason) <= 63))),
+    CONSTRAINT dead_letters_resolution_check CHECK ((resolution = ANY (ARRAY['retried'::text, 'reassigned'::text, 'dismissed'::text]))),
+    CONSTRAINT dead_letters_resolved_check CHECK (((resolution IS NULL) = (resolved_at IS NULL)))
+);
+
+
+--
+-- Name: TABLE dead_letters; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.dead_letters IS 'What needs a person. retry_dead_letters(), reassign_dead_letter() or dismiss_dead_letter() resolve it and leave a trace.';
+
+
+--
+-- Name: COLUMN dead_letters.payment_event_id; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.dead_letters.payment_event_id IS 'The event; null for what is not stored as one: an unreadable body, or other content under an event id already used.';
+
+
+--
+-- Name: COLUMN dead_letters.reason; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.dead_letters.reason IS 'conflict, currency_mismatch, amount_out_of_range, attempts_exhausted, park_expired, or the adapter''s own.';
+
+
+--
+-- Name: COLUMN dead_letters.report; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.dead_letters.report IS 'What was reported, where there is no event row to hold it.';
+
+
+--
+-- Name: COLUMN dead_letters.fingerprint; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.dead_letters.fingerprint IS 'SHA-256 of what is not stored as an event: a provider''s retries of it make one dead letter.';
+
+
+--
+-- Name: dead_letters_id_seq; Type: SEQUENCE; Schema: public; Owner: -
+--
+
+ALTER TABLE public.dead_letters ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
+    SEQUENCE NAME public.dead_letters_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+
+--
+-- Name: deliveries; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.deliveries (
+    id bigint NOT NULL,
+    received_at timestamp with time zone DEFAULT now() NOT NULL,
+    connection text NOT NULL,
+    content_type text,
+    body bytea NOT NULL,
+    CONSTRAINT deliveries_content_type_check CHECK ((length(content_type) <= 255))
+);
+
+
+--
+-- Name: TABLE deliveries; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.deliveries IS 'Requests as they came, one row each. Bodies may be pruned (prune_deliveries): nothing but a person reads them.';
+
+
+--
+-- Name: COLUMN deliveries.body; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.deliveries.body IS 'The exact bytes received; convert_from(body, ''UTF8'') shows JSON.';
+
+
+--
+-- Name: deliveries_id_seq; Type: SEQUENCE; Schema: public; Owner: -
+--
+
+ALTER TABLE public.deliveries ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
+    SEQUENCE NAME public.deliveries_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+
+--
+-- Name: invoices; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.invoices (
+    id bigint NOT NULL,
+    amount bigint NOT NULL,
+    currency text DEFAULT 'USD'::text NOT NULL,
+    status text DEFAULT 'sent'::text NOT NULL,
+    amount_paid bigint DEFAULT 0 NOT NULL,
+    amount_refunded bigint DEFAULT 0 NOT NULL,
+    amount_charged_back bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT invoices_amount_check CHECK (((amount >= 1) AND (amount <= '1000000000000000'::bigint))),
+    CONSTRAINT invoices_currency_check CHECK (((length(currency) = 3) AND (rtrim(currency, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'::text) = ''::text))),
+    CONSTRAINT invoices_status_follows_sums_check CHECK ((status =
+CASE
+    WHEN (((amount_paid - amount_refunded) - amount_charged_back) >= amount) THEN 'paid'::text
+    WHEN (amount_paid <= 0) THEN 'sent'::text
+    WHEN (amount_charged_back > 0) THEN 'charged_back'::text
+    WHEN (((amount_paid - amount_refunded) - amount_charged_back) <= 0) THEN 'refunded'::text
+    WHEN (amount_refunded > 0) THEN 'partially_refunded'::text
+    ELSE 'partially_paid'::text
+END)),
+    CONSTRAINT invoices_sums_check CHECK (((LEAST(amount_paid, amount_refunded, amount_charged_back) >= 0) AND (GREATEST(amount_paid, amount_refunded, amount_charged_back) <= '1000000000000000000'::bigint)))
+)
+WITH (fillfactor='80');
+
+
+--
+-- Name: TABLE invoices; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.invoices IS 'What is owed and what has come in. Insert id and amount; the functions move the sums, and the status follows the sums.';
+
+
+--
+-- Name: COLUMN invoices.id; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.invoices.id IS 'Yours; nothing generates it.';
+
+
+--
+-- Name: COLUMN invoices.amount; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.invoices.amount IS 'Owed, in minor units of the currency (cents), at most 10^15. Changing it recomputes the status.';
+
+
+--
+-- Name: COLUMN invoices.currency; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.invoices.currency IS 'ISO 4217, upper case. Frozen once an event has posted.';
+
+
+--
+-- Name: COLUMN invoices.status; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.invoices.status IS 'sent, partially_paid, paid, partially_refunded, refunded or charged_back: a function of amount and sums, see invoice_status().';
+
+
+--
+-- Name: COLUMN invoices.amount_paid; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.invoices.amount_paid IS 'Sum of payments less payment reversals, minor units. Only the functions change it.';
+
+
+--
+-- Name: COLUMN invoices.amount_refunded; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.invoices.amount_refunded IS 'Sum of refunds less refund reversals, minor units. Only the functions change it.';
+
+
+--
+-- Name: COLUMN invoices.amount_charged_back; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.invoices.amount_charged_back IS 'Sum of chargebacks less chargeback reversals, minor units. Only the functions change it.';
+
+
+--
+-- Name: invoice_balances; Type: VIEW; Schema: public; Owner: -
+--
+
+CREATE VIEW public.invoice_balances AS
+ SELECT id,
+    status,
+    currency,
+    amount,
+    amount_paid AS paid,
+    amount_refunded AS refunded,
+    amount_charged_back AS charged_back,
+    GREATEST((amount - ((amount_paid - amount_refunded) - amount_charged_back)), (0)::bigint) AS due,
+    GREATEST((((amount_paid - amount_refunded) - amount_charged_back) - amount), (0)::bigint) AS overpaid,
+    created_at,
+    updated_at
+   FROM public.invoices i;
+
+
+--
+-- Name: VIEW invoice_balances; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON VIEW public.invoice_balances IS 'Invoices with what is due and what came in too much, in minor units.';
+
+
+--
+-- Name: invoice_references; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.invoice_references (
+    connection text NOT NULL,
+    reference text NOT NULL,
+    invoice_id bigint NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT invoice_references_connection_check CHECK ((((length(connection) >= 1) AND (length(connection) <= 63)) AND (rtrim(connection, 'abcdefghijklmnopqrstuvwxyz0123456789_-'::text) = ''::text))),
+    CONSTRAINT invoice_references_reference_check CHECK (((length(reference) >= 1) AND (length(reference) <= 255)))
+);
+
+
+--
+-- Name: TABLE invoice_references; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.invoice_references IS 'Other names of an invoice as one connection uses them: INV-2026-001, an order, a payment intent. Inserting one releases the events that wait for it.';
+
+
+--
+-- Name: open_dead_letters; Type: VIEW; Schema: public; Owner: -
+--
+
+CREATE VIEW public.open_dead_letters AS
+ SELECT d.id,
+    d.died_at,
+    d.reason,
+    d.detail,
+    d.attempts,
+    d.connection,
+    d.event_id,
+    d.payment_event_id,
+    d.report,
+    e.kind,
+    e.amount,
+    e.currency,
+    e.invoice_id,
+    e.invoice_reference,
+    e.reference,
+    e.parent_reference,
+    d.delivery_id
+   FROM (public.dead_letters d
+     LEFT JOIN public.payment_events e ON ((e.id = d.payment_event_id)))
+  WHERE (d.resolution IS NULL);
+
+
+--
+-- Name: VIEW open_dead_letters; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON VIEW public.open_dead_letters IS 'What needs a person, and why. retry_dead_letter(id), reassign_dead_letter(id, invoice), dismiss_dead_letter(id).';
+
+
+--
+-- Name: operator_actions; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.operator_actions (
+    id bigint NOT NULL,
+    acted_at timestamp with time zone DEFAULT now() NOT NULL,
+    actor text NOT NULL,
+    action text NOT NULL,
+    dead_letter_id bigint,
+    payment_event_id bigint,
+    note text
+);
+
+
+--
+-- Name: TABLE operator_actions; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.operator_actions IS 'Who did what to which event, written by the function that did it. Append-only.';
+
+
+--
+-- Name: operator_actions_id_seq; Type: SEQUENCE; Schema: public; Owner: -
+--
+
+ALTER TABLE public.operator_actions ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
+    SEQUENCE NAME public.operator_actions_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+
+--
+-- Name: parked_events; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.parked_events (
+    id bigint NOT NULL,
+    parked_at timestamp with time zone DEFAULT now() NOT NULL,
+    invoice_id bigint,
+    connection text NOT NULL,
+    invoice_reference text,
+    movement_kind text,
+    movement_reference text,
+    CONSTRAINT parked_events_awaited_check CHECK ((num_nonnulls(invoice_id, invoice_reference, movement_reference) = 1))
+);
+
+
+--
+-- Name: TABLE parked_events; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.parked_events IS 'Events that wait for an invoice, an invoice reference or a posted movement to appear, each by the one thing it waits for.';
+
+
+--
+-- Name: COLUMN parked_events.id; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.parked_events.id IS 'payment_events.id';
+
+
+--
+-- Name: payment_queue; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.payment_queue (
+    id bigint NOT NULL,
+    next_attempt_at timestamp with time zone DEFAULT now() NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    last_error text
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='5000', autovacuum_vacuum_cost_delay='0', vacuum_truncate=off);
+
+
+--
+-- Name: TABLE payment_queue; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.payment_queue IS 'Events ready to be applied: process_payment_queue() takes them. Inserting wakes a sleeping listener.';
+
+
+--
+-- Name: COLUMN payment_queue.id; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payment_queue.id IS 'payment_events.id';
+
+
+--
+-- Name: COLUMN payment_queue.attempts; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payment_queue.attempts IS 'Failed applications so far. Waiting for a locked invoice counts none.';
+
+
+--
+-- Name: payment_reports; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.payment_reports (
+    id bigint NOT NULL,
+    payment_id bigint NOT NULL
+);
+
+
+--
+-- Name: TABLE payment_reports; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.payment_reports IS 'Events that reported a movement of money which another event had posted. They moved nothing. Append-only.';
+
+
+--
+-- Name: COLUMN payment_reports.id; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payment_reports.id IS 'payment_events.id of the later report.';
+
+
+--
+-- Name: COLUMN payment_reports.payment_id; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payment_reports.payment_id IS 'payments.id of the posting.';
+
+
+--
+-- Name: payments; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.payments (
+    id bigint NOT NULL,
+    invoice_id bigint NOT NULL,
+    amount bigint NOT NULL,
+    reverses bigint,
+    posted_at timestamp with time zone DEFAULT now() NOT NULL,
+    connection text NOT NULL,
+    kind text NOT NULL,
+    reference text
+)
+WITH (autovacuum_vacuum_insert_scale_factor='0.05', autovacuum_analyze_scale_factor='0.02');
+
+
+--
+-- Name: TABLE payments; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.payments IS 'The ledger: one row an event that moved an invoice. Append-only; void_payment() undoes by adding.';
+
+
+--
+-- Name: COLUMN payments.id; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payments.id IS 'payment_events.id: a second application of one event cannot exist.';
+
+
+--
+-- Name: COLUMN payments.amount; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payments.amount IS 'Minor units of the invoice''s currency, positive; the kind gives the sign.';
+
+
+--
+-- Name: COLUMN payments.reverses; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payments.reverses IS 'The ledger row that this one undoes; each at most once.';
+
+
+--
+-- Name: COLUMN payments.reference; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payments.reference IS 'The movement of money: posted once per connection and kind, however many events report it.';
+
+
+--
+-- Name: reassigned_events; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.reassigned_events (
+    id bigint NOT NULL,
+    invoice_id bigint NOT NULL
+);
+
+
+--
+-- Name: TABLE reassigned_events; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.reassigned_events IS 'Events that an operator gave to another invoice than the one they named.';
+
+
+--
+-- Name: COLUMN reassigned_events.id; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.reassigned_events.id IS 'payment_events.id';
+
+
+--
+-- Name: payment_event_states; Type: VIEW; Schema: public; Owner: -
+--
+
+CREATE VIEW public.payment_event_states AS
+ SELECT e.id,
+    e.received_at,
+    e.connection,
+    e.event_id,
+    e.kind,
+    e.amount,
+    e.currency,
+    e.reference,
+    e.parent_reference,
+    e.invoice_reference,
+    COALESCE(p.invoice_id, o.invoice_id, a.invoice_id, e.invoice_id) AS invoice_id,
+        CASE
+            WHEN ((p.id IS NOT NULL) OR (r.id IS NOT NULL)) THEN 'processed'::text
+            WHEN (d.id IS NOT NULL) THEN 'failed'::text
+            ELSE 'pending'::text
+        END AS state,
+        CASE
+            WHEN (p.id IS NOT NULL) THEN 'posted'::text
+            WHEN (r.id IS NOT NULL) THEN 'reported'::text
+            WHEN (d.id IS NOT NULL) THEN 'dead'::text
+            WHEN (w.id IS NOT NULL) THEN 'parked'::text
+            ELSE 'queued'::text
+        END AS place,
+        CASE
+            WHEN (p.id IS NOT NULL) THEN NULL::text
+            WHEN (r.id IS NOT NULL) THEN format('reports what event %s posted'::text, r.payment_id)
+            WHEN (d.id IS NOT NULL) THEN concat_ws(': '::text, d.reason, d.detail)
+            WHEN (w.id IS NOT NULL) THEN ('waits for '::text || COALESCE(('invoice '::text || w.invoice_id), ('invoice reference '::text || quote_literal(w.invoice_reference)), ((w.movement_kind || ' '::text) || quote_literal(w.movement_reference))))
+            WHEN (q.attempts > 0) THEN format('failed %s times, next attempt at %s: %s'::text, q.attempts, q.next_attempt_at, q.last_error)
+            ELSE NULL::text
+        END AS detail,
+    p.posted_at
+   FROM (((((((public.payment_events e
+     LEFT JOIN public.payments p ON ((p.id = e.id)))
+     LEFT JOIN public.payment_reports r ON ((r.id = e.id)))
+     LEFT JOIN public.payments o ON ((o.id = r.payment_id)))
+     LEFT JOIN public.dead_letters d ON (((d.payment_event_id = e.id) AND ((d.resolution IS NULL) OR (d.resolution = 'dismissed'::text)))))
+     LEFT JOIN public.parked_events w ON ((w.id = e.id)))
+     LEFT JOIN public.payment_queue q ON ((q.id = e.id)))
+     LEFT JOIN public.reassigned_events a ON ((a.id = e.id)));
+
+
+--
+-- Name: VIEW payment_event_states; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON VIEW public.payment_event_states IS 'Every event and what became of it: state pending, processed or failed; place queued, parked, posted, reported or dead; detail says why.';
+
+
+--
+-- Name: payment_events_id_seq; Type: SEQUENCE; Schema: public; Owner: -
+--
+
+ALTER TABLE public.payment_events ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY (
+    SEQUENCE NAME public.payment_events_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+
+--
+-- Name: queue_health; Type: VIEW; Schema: public; Owner: -
+--
+
+CREATE VIEW public.queue_health AS
+ SELECT ( SELECT count(*) AS count
+           FROM public.payment_queue) AS queued,
+    ( SELECT count(*) AS count
+           FROM public.payment_queue q
+          WHERE (q.attempts > 0)) AS retrying,
+    ( SELECT COALESCE(max((now() - q.next_attempt_at)), '00:00:00'::interval) AS "coalesce"
+           FROM public.payment_queue q
+          WHERE (q.next_attempt_at <= now())) AS longest_overdue,
+    ( SELECT count(*) AS count
+           FROM public.parked_events) AS parked,
+    ( SELECT min(w.parked_at) AS min
+           FROM public.parked_events w) AS parked_since,
+    ( SELECT count(*) AS count
+           FROM public.dead_letters d
+          WHERE (d.resolution IS NULL)) AS dead;
+
+
+--
+-- Name: VIEW queue_health; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON VIEW public.queue_health IS 'One row: how much waits, how long the longest has been due, how much is parked, how much is dead.';
+
+
+--
+-- Name: schema_migrations; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.schema_migrations (
+    version character varying NOT NULL
+);
+
+
+--
+-- Name: waiting_events; Type: VIEW; Schema: public; Owner: -
+--
+
+CREATE VIEW public.waiting_events AS
+ SELECT s.id,
+    s.received_at,
+    (now() - s.received_at) AS waiting,
+    s.place,
+    s.connection,
+    s.event_id,
+    s.kind,
+    s.amount,
+    s.currency,
+    s.invoice_id,
+    s.detail
+   FROM (( SELECT q.id
+           FROM public.payment_queue q
+        UNION ALL
+         SELECT w.id
+           FROM public.parked_events w) v
+     JOIN public.payment_event_states s ON ((s.id = v.id)));
+
+
+--
+-- Name: VIEW waiting_events; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON VIEW public.waiting_events IS 'What waits, in the queue or parked, for how long and for what.';
+
+
+--
+-- Name: dead_letters dead_letters_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.dead_letters
+    ADD CONSTRAINT dead_letters_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: deliveries deliveries_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.deliveries
+    ADD CONSTRAINT deliveries_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: invoice_references invoice_references_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.invoice_references
+    ADD CONSTRAINT invoice_references_pkey PRIMARY KEY (connection, reference);
+
+
+--
+-- Name: invoices invoices_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.invoices
+    ADD CONSTRAINT invoices_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: operator_actions operator_actions_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.operator_actions
+    ADD CONSTRAINT operator_actions_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: parked_events parked_events_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.parked_events
+    ADD CONSTRAINT parked_events_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: payment_events payment_events_connection_event_id_key; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.payment_events
+    ADD CONSTRAINT payment_events_connection_event_id_key UNIQUE (connection, event_id);
+
+
+--
+-- Name: payment_events payment_events_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.payment_events
+    ADD CONSTRAINT payment_events_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: payment_queue payment_queue_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.payment_queue
+    ADD CONSTRAINT payment_queue_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: payment_reports payment_reports_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.payment_reports
+    ADD CONSTRAINT payment_reports_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: payments payments_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.payments
+    ADD CONSTRAINT payments_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: reassigned_events reassigned_events_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.reassigned_events
+    ADD CONSTRAINT reassigned_events_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: schema_migrations schema_migrations_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.schema_migrations
+    ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (version);
+
+
+--
+-- Name: dead_letters_connection_event_id_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX dead_letters_connection_event_id_idx ON public.dead_letters USING btree (connection, event_id);
+
+
+--
+-- Name: dead_letters_fingerprint_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX dead_letters_fingerprint_key ON public.dead_letters USING btree (connection, reason, fingerprint);
+
+
+--
+-- Name: dead_letters_open_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX dead_letters_open_idx ON public.dead_letters USING btree (reason, id) WHERE (resolution IS NULL);
+
+
+--
+-- Name: dead_letters_payment_event_id_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX dead_letters_payment_event_id_key ON public.dead_letters USING btree (payment_event_id) WHERE ((resolution IS NULL) OR (resolution = 'dismissed'::text));
+
+
+--
+-- Name: invoice_references_invoice_id_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX invoice_references_invoice_id_idx ON public.invoice_references USING btree (invoice_id);
+
+
+--
+-- Name: operator_actions_payment_event_id_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX operator_actions_payment_event_id_idx ON public.operator_actions USING btree (payment_event_id);
+
+
+--
+-- Name: parked_events_invoice_id_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX parked_events_invoice_id_idx ON public.parked_events USING btree (invoice_id) WHERE (invoice_id IS NOT NULL);
+
+
+--
+-- Name: parked_events_invoice_reference_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX parked_events_invoice_reference_idx ON public.parked_events USING btree (connection, invoice_reference) WHERE (invoice_reference IS NOT NULL);
+
+
+--
+-- Name: parked_events_movement_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX parked_events_movement_idx ON public.parked_events USING btree (connection, movement_kind, movement_reference) WHERE (movement_reference IS NOT NULL);
+
+
+--
+-- Name: parked_events_parked_at_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX parked_events_parked_at_idx ON public.parked_events USING btree (parked_at);
+
+
+--
+-- Name: payment_queue_next_attempt_at_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX payment_queue_next_attempt_at_idx ON public.payment_queue USING btree (next_attempt_at) WHERE (attempts > 0);
+
+
+--
+-- Name: payments_connection_kind_reference_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX payments_connection_kind_reference_key ON public.payments USING btree (connection, kind, reference) WHERE (reference IS NOT NULL);
+
+
+--
+-- Name: payments_invoice_id_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX payments_invoice_id_idx ON public.payments USING btree (invoice_id);
+
+
+--
+-- Name: payments_reverses_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX payments_reverses_key ON public.payments USING btree (reverses) WHERE (reverses IS NOT NULL);
+
+
+--
+-- Name: invoice_references invoice_references_release; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER invoice_references_release AFTER INSERT ON public.invoice_references REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION public.release_for_references();
+
+
+--
+-- Name: invoices invoices_follow_amount; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER invoices_follow_amount BEFORE UPDATE OF amount ON public.invoices FOR EACH ROW WHEN ((old.amount <> new.amount)) EXECUTE FUNCTION public.follow_invoice_amount();
+
+
+--
+-- Name: invoices invoices_freeze_currency; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER invoices_freeze_currency BEFORE UPDATE OF currency ON public.invoices FOR EACH ROW WHEN ((old.currency <> new.currency)) EXECUTE FUNCTION public.freeze_invoice_currency();
+
+
+--
+-- Name: invoices invoices_guard_sums; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER invoices_guard_sums BEFORE UPDATE OF amount_paid, amount_refunded, amount_charged_back ON public.invoices FOR EACH STATEMENT EXECUTE FUNCTION public.guard_invoice_sums();
+
+
+--
+-- Name: invoices invoices_release; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER invoices_release AFTER INSERT ON public.invoices REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION public.release_for_invoices();
+
+
+--
+-- Name: invoices invoices_sums_start_at_zero; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER invoices_sums_start_at_zero BEFORE INSERT ON public.invoices FOR EACH ROW WHEN (((new.amount_paid <> 0) OR (new.amount_refunded <> 0) OR (new.amount_charged_back <> 0))) EXECUTE FUNCTION public.guard_invoice_sums();
+
+
+--
+-- Name: operator_actions operator_actions_append_only; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER operator_actions_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.operator_actions FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
+
+
+--
+-- Name: payment_events payment_events_append_only; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER payment_events_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.payment_events FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
+
+
+--
+-- Name: payment_queue payment_queue_wake; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER payment_queue_wake AFTER INSERT ON public.payment_queue REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION public.wake_listener();
+
+
+--
+-- Name: payment_reports payment_reports_append_only; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER payment_reports_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.payment_reports FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
+
+
+--
+-- Name: payments payments_append_only; Type: TRIGGER; Schema: public; Owner: -
+--
+
+CREATE TRIGGER payments_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.payments FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
+
+
+--
+-- Name: invoice_references invoice_references_invoice_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.invoice_references
+    ADD CONSTRAINT invoice_references_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.invoices(id);
+
+
+--
+-- Name: payments payments_invoice_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.payments
+    ADD CONSTRAINT payments_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.invoices(id);
+
+
+--
+-- Name: reassigned_events reassigned_events_invoice_id_fkey; Type: FK CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.reassigned_events
+    ADD CONSTRAINT reassigned_events_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.invoices(id);
+
+
+--
+-- PostgreSQL database dump complete
+--
+
+\unrestrict dbmate
+
+
+--
+-- Dbmate schema migrations
+--
+
+INSERT INTO public.schema_migrations (version) VALUES
+    ('20261101000001'),
+    ('20261101000002'),
+    ('20261101000003'),
+    ('20261101000004'),
+    ('20261101000005');

@@ -1,0 +1,2 @@
+\set change 20261101000003_functions
+\ir ../up.sql

@@ -1,0 +1,7 @@
+-- Runs the down part of migrations/:change.sql in one transaction: sqitch opens none.
+\set statements `sed -n '/^-- migrate:down/,$p' migrations/:change.sql || echo cannot read migrations/:change.sql`
+begin;
+\o /dev/null
+:statements
+\o
+commit;

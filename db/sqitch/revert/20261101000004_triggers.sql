@@ -1,0 +1,2 @@
+\set change 20261101000004_triggers
+\ir ../down.sql

@@ -1,0 +1,2 @@
+\set change 20261101000005_views
+\ir ../down.sql

@@ -1,0 +1,85 @@
+-- Verifies that what migrations/20261101000003_functions.sql made is there. Derived.
+begin;
+create temp table expected (object text);
+copy expected from stdin;
+function apply_batch(payment_events[],boolean,boolean,boolean)
+function apply_isolated(payment_events[],boolean,boolean,boolean)
+function apply_payment_event(text,bigint,bigint,text,text,text,text,text,text,timestamp with time zone,bytea,text,boolean) security definer
+function apply_payment_events(text[],bigint[],bigint[],text[],text[],text[],text[],text[],text[],timestamp with time zone[],bytea[],text[],integer[],boolean,boolean) security definer
+function base_kind(text)
+function bury_payment_event(bigint,text,text,integer)
+function claim_payment_events(integer,bigint,boolean) security definer
+function close_queue_gate() security definer
+function dismiss_dead_letter(bigint,text,text) security definer
+function dismiss_dead_letters(text,integer,text,text) security definer
+function enqueue_batch(payment_events[],boolean)
+function enqueue_payment_event(text,bigint,bigint,text,text,text,text,text,text,timestamp with time zone,bytea,text,boolean) security definer
+function enqueue_payment_events(text[],bigint[],bigint[],text[],text[],text[],text[],text[],text[],timestamp with time zone[],bytea[],text[],integer[],boolean) security definer
+function expire_parked_events(integer)
+function fail_payment_event(bigint,text,integer) security definer
+function find_invoices(payment_events[])
+function find_released_events(bigint[])
+function follow_invoice_amount() security definer
+function freeze_invoice_currency() security definer
+function guard_invoice_sums()
+function invoice_discrepancies() security definer
+function invoice_status(bigint,bigint,bigint,bigint)
+function invoice_timeline(bigint) security definer
+function leave_waiting(payment_event_outcome[])
+function lock_invoices(payment_events[],boolean)
+function misplaced_events() security definer
+function new_payment_events(text[],bigint[],bigint[],text[],text[],text[],text[],text[],text[],timestamp with time zone[],integer[],integer)
+function open_queue_gate() security definer
+function payment_event_error(payment_events)
+function payment_event_results(payment_events[],payment_event_outcome[])
+function post_payments(payment_events[],bigint[],text[])
+function posting_phase(text)
+function process_claimed_events(bigint[],integer) security definer
+function process_payment_queue(integer,bigint,boolean,integer,integer) security definer
+function prune_deliveries(interval,integer) security definer
+function queue_channel() security definer
+function queue_failed_events(payment_events[],payment_event_outcome[])
+function raise_rejected_event(payment_events,payment_event_outcome)
+function reassign_dead_letter(bigint,bigint,text,text) security definer
+function record_operator_action(text,text,text,bigint,bigint)
+function refuse_change()
+function release_for_invoices() security definer
+function release_for_references() security definer
+function release_parked_events(bigint[])
+function resolve_dead_letter(bigint,text,text,text)
+function retry_dead_letter(bigint,text,text) security definer
+function retry_dead_letters(text,integer,text,text) security definer
+function set_events_aside(payment_events[],bigint[],text[])
+function store_dead_letter(text,text,text,bytea,text,text) security definer
+function store_deliveries(payment_events[],bytea[],text[],integer[])
+function store_payment_events(payment_events[],boolean,text[])
+function try_queue_watch() security definer
+function void_payment(text,text,text,text) security definer
+function wake_listener() security definer
+grant execute on apply_payment_event(text,bigint,bigint,text,text,text,text,text,text,timestamp with time zone,bytea,text,boolean) to server
+grant execute on apply_payment_events(text[],bigint[],bigint[],text[],text[],text[],text[],text[],text[],timestamp with time zone[],bytea[],text[],integer[],boolean,boolean) to server
+grant execute on claim_payment_events(integer,bigint,boolean) to listener
+grant execute on close_queue_gate() to listener
+grant execute on dismiss_dead_letter(bigint,text,text) to operator
+grant execute on dismiss_dead_letters(text,integer,text,text) to operator
+grant execute on enqueue_payment_event(text,bigint,bigint,text,text,text,text,text,text,timestamp with time zone,bytea,text,boolean) to server
+grant execute on enqueue_payment_events(text[],bigint[],bigint[],text[],text[],text[],text[],text[],text[],timestamp with time zone[],bytea[],text[],integer[],boolean) to server
+grant execute on fail_payment_event(bigint,text,integer) to listener
+grant execute on invoice_discrepancies() to operator
+grant execute on invoice_timeline(bigint) to operator
+grant execute on invoice_timeline(bigint) to reader
+grant execute on misplaced_events() to operator
+grant execute on open_queue_gate() to listener
+grant execute on process_claimed_events(bigint[],integer) to listener
+grant execute on process_payment_queue(integer,bigint,boolean,integer,integer) to listener
+grant execute on prune_deliveries(interval,integer) to operator
+grant execute on queue_channel() to listener
+grant execute on reassign_dead_letter(bigint,bigint,text,text) to operator
+grant execute on retry_dead_letter(bigint,text,text) to operator
+grant execute on retry_dead_letters(text,integer,text,text) to operator
+grant execute on store_dead_letter(text,text,text,bytea,text,text) to server
+grant execute on try_queue_watch() to listener
+grant execute on void_payment(text,text,text,text) to operator
+\.
+\ir ../verify.sql
+rollback;

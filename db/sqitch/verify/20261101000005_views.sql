@@ -1,0 +1,105 @@
+-- Verifies that what migrations/20261101000005_views.sql made is there. Derived.
+begin;
+create temp table expected (object text);
+copy expected from stdin;
+column invoice_balances.amount bigint
+column invoice_balances.charged_back bigint
+column invoice_balances.created_at timestamp with time zone
+column invoice_balances.currency text
+column invoice_balances.due bigint
+column invoice_balances.id bigint
+column invoice_balances.overpaid bigint
+column invoice_balances.paid bigint
+column invoice_balances.refunded bigint
+column invoice_balances.status text
+column invoice_balances.updated_at timestamp with time zone
+column open_dead_letters.amount bigint
+column open_dead_letters.attempts integer
+column open_dead_letters.connection text
+column open_dead_letters.currency text
+column open_dead_letters.delivery_id bigint
+column open_dead_letters.detail text
+column open_dead_letters.died_at timestamp with time zone
+column open_dead_letters.event_id text
+column open_dead_letters.id bigint
+column open_dead_letters.invoice_id bigint
+column open_dead_letters.invoice_reference text
+column open_dead_letters.kind text
+column open_dead_letters.parent_reference text
+column open_dead_letters.payment_event_id bigint
+column open_dead_letters.reason text
+column open_dead_letters.reference text
+column open_dead_letters.report jsonb
+column payment_event_states.amount bigint
+column payment_event_states.connection text
+column payment_event_states.currency text
+column payment_event_states.detail text
+column payment_event_states.event_id text
+column payment_event_states.id bigint
+column payment_event_states.invoice_id bigint
+column payment_event_states.invoice_reference text
+column payment_event_states.kind text
+column payment_event_states.parent_reference text
+column payment_event_states.place text
+column payment_event_states.posted_at timestamp with time zone
+column payment_event_states.received_at timestamp with time zone
+column payment_event_states.reference text
+column payment_event_states.state text
+column queue_health.dead bigint
+column queue_health.longest_overdue interval
+column queue_health.parked bigint
+column queue_health.parked_since timestamp with time zone
+column queue_health.queued bigint
+column queue_health.retrying bigint
+column waiting_events.amount bigint
+column waiting_events.connection text
+column waiting_events.currency text
+column waiting_events.detail text
+column waiting_events.event_id text
+column waiting_events.id bigint
+column waiting_events.invoice_id bigint
+column waiting_events.kind text
+column waiting_events.place text
+column waiting_events.received_at timestamp with time zone
+column waiting_events.waiting interval
+grant delete on invoice_references to biller
+grant insert on invoice_references (connection) to biller
+grant insert on invoice_references (invoice_id) to biller
+grant insert on invoice_references (reference) to biller
+grant insert on invoices (amount) to biller
+grant insert on invoices (currency) to biller
+grant insert on invoices (id) to biller
+grant insert on invoices (status) to biller
+grant select on dead_letters to operator
+grant select on deliveries to operator
+grant select on invoice_balances to operator
+grant select on invoice_balances to reader
+grant select on invoice_references to biller
+grant select on invoice_references to operator
+grant select on invoices to biller
+grant select on invoices to operator
+grant select on open_dead_letters to operator
+grant select on open_dead_letters to reader
+grant select on operator_actions to operator
+grant select on parked_events to operator
+grant select on payment_event_states to operator
+grant select on payment_event_states to reader
+grant select on payment_events to operator
+grant select on payment_queue to operator
+grant select on payment_reports to operator
+grant select on payments to operator
+grant select on queue_health to listener
+grant select on queue_health to operator
+grant select on queue_health to reader
+grant select on reassigned_events to operator
+grant select on waiting_events to operator
+grant select on waiting_events to reader
+grant update on invoices (amount) to biller
+view invoice_balances
+view open_dead_letters
+view payment_event_states
+view queue_health
+view waiting_events
+\.
+\ir ../verify.sql
+rollback;

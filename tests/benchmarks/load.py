@@ -1,0 +1,174 @@
+"""Load: events as providers send them, made before the clock starts, what puts them to the server, and what it takes."""
+
+import asyncio
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from typing import Any, TypeAlias
+
+import asyncpg
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+HERE = Path(__file__).parent
+BATCH = 50  # events in a call of the set-wise functions, what the server's group commit sees at some load
+CLAIM = 500  # events in a call of process_payment_queue()
+TICKS = os.sysconf("SC_CLK_TCK")
+PARAMETERS = (
+    "($1, $2, $3, p_connections => $4, p_currencies => $5, p_references => $6, p_occurred_at => $7,"
+    " p_bodies => $8, p_content_types => $9, p_park => true)"
+)
+APPLY = f"select * from apply_payment_events{PARAMETERS}"
+ENQUEUE = f"select * from enqueue_payment_events{PARAMETERS}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The database under test. `postmaster` is 0 where the server is not ours to look at."""
+
+    url: str
+    pgbench: Path
+    postmaster: int
+    invoices: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run took; CPU in seconds, that of the server 0 where it is unknown."""
+
+    events: int
+    seconds: float
+    server_cpu: float
+    client_cpu: float
+
+    @property
+    def rate(self) -> float:
+        return self.events / self.seconds
+
+    @property
+    def server_us(self) -> float:
+        return self.server_cpu / self.events * 1e6
+
+    @property
+    def client_us(self) -> float:
+        return self.client_cpu / self.events * 1e6
+
+
+def cpu_seconds(postmaster: int) -> tuple[float, float]:
+    """CPU used so far by the server (postmaster, its children, its children that have ended) and by us and ours."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat") if postmaster else ():
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it has just ended, and its parent counts it
+            continue
+        if int(stat.parent.name) == postmaster:
+            ticks += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
+        elif int(fields[1]) == postmaster:
+            ticks += sum(map(int, fields[11:13]))
+    ours = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return ticks / TICKS, sum(used.ru_utime + used.ru_stime for used in ours)
+
+
+def make_batches(events: int, size: int, invoices: int, *, body_bytes: int = 600, references: bool = False) -> list[Any]:
+    """Arguments for APPLY and ENQUEUE: random event ids on random invoices, each event with a body of its own."""
+    random = Random()  # noqa: S311 - the ids need to be scattered, not secret
+    occurred = datetime.now(UTC)
+    batches = []
+    for _ in range(0, events, size):
+        ids = [f"evt_{random.getrandbits(96):024x}" for _ in range(size)]
+        heads = [f'{{"id":"{event}","type":"charge.succeeded","currency":"usd","data":"'.encode() for event in ids]
+        batches.append((
+            ids,
+            [random.randint(1, invoices) for _ in range(size)],
+            [100] * size,
+            ["stripe"] * size,
+            ["USD"] * size,
+            [f"ch_{random.getrandbits(96):024x}" for _ in range(size)] if references else None,
+            [occurred] * size,
+            [head + b"x" * (body_bytes - len(head) - 2) + b'"}' for head in heads] if body_bytes else None,
+            ["application/json"] * size if body_bytes else None,
+        ))  # fmt: skip
+    return batches
+
+
+async def lay_out_batches(db: Connection, batches: Sequence[Any]) -> None:
+    """Put the batches where pgbench's scripts find them: unlogged, and nothing compressed.
+
+    pgbench passing such an array on costs the client 2 microseconds an event where asyncpg takes 8 to 11 to send it and
+    to read the answer, and building arrays in the script's SQL takes more of the server's time than the function does.
+    """
+    await db.execute(
+        "create unlogged table if not exists benchmark_batches ("
+        "id integer primary key, event_ids text[] storage external, invoice_ids bigint[], amounts bigint[],"
+        " connections text[], currencies text[], refs text[] storage external, occurred_at timestamptz[],"
+        " bodies bytea[] storage external, content_types text[]);"
+        "truncate benchmark_batches"
+    )
+    await db.copy_records_to_table("benchmark_batches", records=[(n, *batch) for n, batch in enumerate(batches)])
+    await db.execute("analyze benchmark_batches")
+
+
+async def run_pgbench(target: Target, script: str, *, events_a_call: int = 1, **options: int) -> Measured:
+    """Run a script with pgbench: `clients`, and `seconds` or `calls` a client; other options are its variables."""
+    clients = options.pop("clients")
+    length = f"--time={options.pop('seconds')}" if "seconds" in options else f"--transactions={options.pop('calls')}"
+    command = [
+        str(target.pgbench), "--no-vacuum", "--protocol=prepared", f"--client={clients}", length,
+        f"--file={HERE / script}.pgbench", *(f"--define={name}={value}" for name, value in options.items()), target.url,
+    ]  # fmt: skip
+    server, client = cpu_seconds(target.postmaster)
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+    server_after, client_after = cpu_seconds(target.postmaster)
+    calls = re.search(r"transactions actually processed: (\d+)", done.stdout)
+    rate = re.search(r"tps = ([\d.]+)", done.stdout)
+    if done.returncode or not calls or not rate:
+        raise RuntimeError(f"pgbench failed: {done.stderr.strip() or done.stdout}")
+    return Measured(
+        int(calls[1]) * events_a_call, int(calls[1]) / float(rate[1]), server_after - server, client_after - client
+    )
+
+
+async def run_batches(target: Target, db: Connection, script: str, events: int, *, references: bool) -> Measured:
+    """Put `events` events to the server in batches over two connections; the script names the function."""
+    share = events // BATCH // 2
+    await lay_out_batches(db, make_batches(2 * share * BATCH, BATCH, target.invoices, references=references))
+    return await run_pgbench(target, script, events_a_call=BATCH, clients=2, calls=share, share=share, n=0)
+
+
+async def drain(target: Target, connections: Sequence[Connection]) -> Measured:
+    """Process the queue until it is empty, all connections at once.
+
+    An event whose invoice another worker has locked is due again half a second later. It does not stop the clock: what
+    is left when a connection first comes back with nothing is drained without it.
+    """
+
+    async def work(connection: Connection) -> int:
+        applied = 0
+        while (row := await connection.fetchrow("select * from process_payment_queue($1)", CLAIM)) and row["claimed"]:
+            applied += row["applied"]
+        return applied
+
+    server, client = cpu_seconds(target.postmaster)
+    started = time.perf_counter()
+    applied = sum(await asyncio.gather(*(work(connection) for connection in connections)))
+    seconds = time.perf_counter() - started
+    server_after, client_after = cpu_seconds(target.postmaster)
+    while await connections[0].fetchval("select exists (select from payment_queue)"):
+        await work(connections[0])
+    return Measured(applied, seconds, server_after - server, client_after - client)
+
+
+_started = time.monotonic()
+
+
+def progress(text: str) -> None:
+    """A line on standard error, with the time since the start."""
+    print(f"[{time.monotonic() - _started:6.1f} s] {text}", file=sys.stderr, flush=True)

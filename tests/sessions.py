@@ -28,7 +28,7 @@ HOLD_AT_COMMIT = HOLD_UPDATES.format(constraint="constraint", deferred="deferrab
 async def until(happened: Callable[[], Awaitable[object]]) -> None:
     """Ask until it has happened."""
     async with asyncio.timeout(PATIENCE):
-        while not await happened():  # noqa: ASYNC110 - what happens, happens in PostgreSQL
+        while not await happened():
             await asyncio.sleep(0.003)
 
 

@@ -455,16 +455,19 @@ SELF_EVIDENT = {
     "id", "created_at", "updated_at", "received_at", "posted_at", "parked_at", "died_at", "resolved_at", "acted_at",
     "connection", "kind", "invoice_id", "payment_event_id", "dead_letter_id", "content_type", "actor", "action", "note",
     "attempts", "next_attempt_at", "last_error", "event_id", "detail", "resolution", "reference", "invoice_reference",
-    "movement_kind", "movement_reference",
+    "movement_kind", "movement_reference", "delivery_id",
 }  # fmt: skip
 
 
 async def test_every_table_view_function_and_type_has_a_comment(db: Connection) -> None:
     rows = await db.fetch("""
         select 'relation ' || c.relname from pg_class c
-        where c.relnamespace = current_schema()::regnamespace and c.relkind in ('r', 'v', 'm', 'c')
-          and c.relname <> 'schema_migrations' and obj_description(coalesce(nullif(c.reltype * (c.relkind = 'c')::int, 0)::oid, c.oid),
-                                            case c.relkind when 'c' then 'pg_type' else 'pg_class' end) is null
+        where c.relnamespace = current_schema()::regnamespace and c.relkind in ('r', 'v', 'm')
+          and c.relname <> 'schema_migrations' and obj_description(c.oid, 'pg_class') is null
+        union all
+        select 'type ' || c.relname from pg_class c
+        where c.relnamespace = current_schema()::regnamespace and c.relkind = 'c'
+          and obj_description(c.reltype, 'pg_type') is null
         union all
         select 'function ' || p.oid::regprocedure from pg_proc p
         where p.pronamespace = current_schema()::regnamespace and obj_description(p.oid, 'pg_proc') is null""")

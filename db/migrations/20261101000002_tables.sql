@@ -242,6 +242,10 @@ create type payment_event_result as (
 );
 comment on type payment_event_result is 'What became of one event, and its invoice as it is now (minor units).';
 
+select grant_to('biller', 'select, insert (id, amount, currency, status), update (amount) on invoices'),
+       grant_to('biller', 'select, insert (connection, reference, invoice_id), delete on invoice_references'),
+       grant_to('operator', 'select on invoices, invoice_references, deliveries, payment_events, payments, payment_reports, payment_queue, parked_events, dead_letters, reassigned_events, operator_actions');
+
 reset role;
 
 -- migrate:down

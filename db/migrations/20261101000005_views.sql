@@ -1,4 +1,4 @@
--- What people look at, and who may do what to the tables. No view shows a body.
+-- What people look at. No view shows a body.
 
 -- migrate:up
 select set_config('search_path', format('%I, pg_temp', current_schema()), true), set_config('role', role_name('owner'), true);
@@ -61,10 +61,7 @@ select (select count(*) from payment_queue) as queued,
        (select count(*) from dead_letters d where d.resolution is null) as dead;
 comment on view queue_health is 'One row: how much waits, how long the longest has been due, how much is parked, how much is dead.';
 
-select grant_to('biller', 'select, insert (id, amount, currency, status), update (amount) on invoices'),
-       grant_to('biller', 'select, insert (connection, reference, invoice_id), delete on invoice_references'),
-       grant_to('listener', 'select on queue_health'),
-       grant_to('operator', 'select on invoices, invoice_references, deliveries, payment_events, payments, payment_reports, payment_queue, parked_events, dead_letters, reassigned_events, operator_actions'),
+select grant_to('listener', 'select on queue_health'),
        grant_to(r, 'select on invoice_balances, payment_event_states, waiting_events, open_dead_letters, queue_health')
 from unnest(array['operator', 'reader']) r;
 

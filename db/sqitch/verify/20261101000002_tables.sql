@@ -126,6 +126,28 @@ constraint payments_invoice_id_fkey on payments
 constraint payments_pkey on payments
 constraint reassigned_events_invoice_id_fkey on reassigned_events
 constraint reassigned_events_pkey on reassigned_events
+grant delete on invoice_references to biller
+grant insert on invoice_references (connection) to biller
+grant insert on invoice_references (invoice_id) to biller
+grant insert on invoice_references (reference) to biller
+grant insert on invoices (amount) to biller
+grant insert on invoices (currency) to biller
+grant insert on invoices (id) to biller
+grant insert on invoices (status) to biller
+grant select on dead_letters to operator
+grant select on deliveries to operator
+grant select on invoice_references to biller
+grant select on invoice_references to operator
+grant select on invoices to biller
+grant select on invoices to operator
+grant select on operator_actions to operator
+grant select on parked_events to operator
+grant select on payment_events to operator
+grant select on payment_queue to operator
+grant select on payment_reports to operator
+grant select on payments to operator
+grant select on reassigned_events to operator
+grant update on invoices (amount) to biller
 index dead_letters_connection_event_id_idx
 index dead_letters_fingerprint_key
 index dead_letters_open_idx

@@ -62,39 +62,17 @@ column waiting_events.kind text
 column waiting_events.place text
 column waiting_events.received_at timestamp with time zone
 column waiting_events.waiting interval
-grant delete on invoice_references to biller
-grant insert on invoice_references (connection) to biller
-grant insert on invoice_references (invoice_id) to biller
-grant insert on invoice_references (reference) to biller
-grant insert on invoices (amount) to biller
-grant insert on invoices (currency) to biller
-grant insert on invoices (id) to biller
-grant insert on invoices (status) to biller
-grant select on dead_letters to operator
-grant select on deliveries to operator
 grant select on invoice_balances to operator
 grant select on invoice_balances to reader
-grant select on invoice_references to biller
-grant select on invoice_references to operator
-grant select on invoices to biller
-grant select on invoices to operator
 grant select on open_dead_letters to operator
 grant select on open_dead_letters to reader
-grant select on operator_actions to operator
-grant select on parked_events to operator
 grant select on payment_event_states to operator
 grant select on payment_event_states to reader
-grant select on payment_events to operator
-grant select on payment_queue to operator
-grant select on payment_reports to operator
-grant select on payments to operator
 grant select on queue_health to listener
 grant select on queue_health to operator
 grant select on queue_health to reader
-grant select on reassigned_events to operator
 grant select on waiting_events to operator
 grant select on waiting_events to reader
-grant update on invoices (amount) to biller
 view invoice_balances
 view open_dead_letters
 view payment_event_states

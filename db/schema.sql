@@ -210,14 +210,15 @@ begin
         return v_outcomes;
     end if;
     if not p_stored then
-        select s.* into v_states, v_events, v_known from store_payment_events(p_events, p_park, v_states) s;
+        select s.* into v_states, v_events, v_known from store_payment_events(p_events, p_park, v_invoice_ids, v_states) s;
     end if;
     select p.* into v_invoice_ids, v_states from post_payments(v_events, v_invoice_ids, v_states) p;
     if 'applied' = all(v_states) and (p_stored or not v_known) then
         return array(select row(e.id, v_invoice_ids[e.ordinality], 'applied', null)::payment_event_outcome
                      from unnest(v_events) with ordinality e order by e.ordinality);
     end if;
-    v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states);
+    -- It moves what it has stored itself, or holds in the queue. Where another event waits is for the worker to change.
+    v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states, array(select e.id from unnest(p_events) e));
     if v_known then
         perform leave_waiting(v_outcomes);
     end if;
@@ -242,22 +243,27 @@ CREATE FUNCTION public.apply_isolated(p_events public.payment_events[], p_stored
     SET search_path TO 'public', 'pg_temp'
     AS $$
 declare
+    v_events payment_events[] := p_events;
+    v_order bigint[];
     v_outcomes payment_event_outcome[] := '{}';
+    v_outcome payment_event_outcome;
     v_from integer := 1;
     v_to integer := cardinality(p_events);
     v_ends integer[] := array[v_to];
     v_blocks integer := 0;
 begin
-    -- Halve what raises until the event that raises stands alone. In input order, v_ends being the stack of what is left.
-    while cardinality(v_ends) > 0 loop
+    -- Halve what raises until the event that raises stands alone; v_ends is the stack of what is left.
+    while v_from <= cardinality(p_events) loop
         v_to := v_ends[1];
         v_blocks := v_blocks + 1;
         if v_blocks > 60 then    -- each block is a subtransaction; beyond 64 they slow down every snapshot
-            return v_outcomes || array(select row(e.id, null, 'busy', 'left for the next call: too many events of this one raised')::payment_event_outcome
-                                       from unnest(p_events[v_from:]) e);
+            v_outcomes := v_outcomes || array(
+                select row(e.id, null, 'busy', 'left for the next call: too many events of this one raised')::payment_event_outcome
+                from unnest(v_events[v_from:]) e);
+            exit;
         end if;
         begin
-            v_outcomes := v_outcomes || apply_batch(p_events[v_from:v_to], p_stored, p_park, p_wait);
+            v_outcomes := v_outcomes || apply_batch(v_events[v_from:v_to], p_stored, p_park, p_wait);
             set constraints all immediate;    -- deferred constraint triggers raise here, where it can be told which event it was
             v_from := v_to + 1;
             v_ends := v_ends[2:];
@@ -266,17 +272,33 @@ begin
                 raise;    -- not the event's fault: a deadlock, a lock or statement time-out, a full disk, a server that has become a standby
             end if;
             v_outcomes := v_outcomes[1:v_from - 1];
-            if v_from < v_to then
-                v_ends := (v_from + v_to - 1) / 2 || v_ends;
-            else
-                v_outcomes := v_outcomes || row(case when p_stored then p_events[v_from].id end, null, 'failed',
-                                                format('%s (SQLSTATE %s)', sqlerrm, sqlstate))::payment_event_outcome;
+            if v_from = v_to then
+                v_outcome := row(case when p_stored then v_events[v_from].id end, null, 'failed',
+                                 format('%s (SQLSTATE %s)', sqlerrm, sqlstate))::payment_event_outcome;
+                if p_park and not p_stored then
+                    v_outcome := queue_failed_event(v_events[v_from], v_outcome);
+                end if;
+                v_outcomes := v_outcomes || v_outcome;
                 v_from := v_to + 1;
                 v_ends := v_ends[2:];
+            else
+                v_ends := (v_from + v_to - 1) / 2 || v_ends;
+                if v_order is null then
+                    -- The parts must keep to the fixed orders as the whole did: all invoices first, then event after event.
+                    if p_wait then
+                        perform lock_invoices(v_events, true);
+                    end if;
+                    v_order := array(select e.ordinality from unnest(v_events) with ordinality e
+                                     order by e.connection, e.event_id, e.ordinality);
+                    v_events := array(select p_events[o.position] from unnest(v_order) with ordinality o(position, place) order by o.place);
+                end if;
             end if;
         end;
     end loop;
-    return v_outcomes;
+    if v_order is null then
+        return v_outcomes;
+    end if;
+    return array(select v_outcomes[o.place] from unnest(v_order) with ordinality o(position, place) order by o.position);
 end
 $$;
 
@@ -304,7 +326,7 @@ CREATE FUNCTION public.apply_payment_event(p_event_id text, p_invoice_id bigint,
 declare
     v_events payment_events[] := new_payment_events(
         array[p_event_id], array[p_invoice_id], array[p_amount], array[p_kind], array[p_currency], array[p_connection], array[p_reference],
-        array[p_parent_reference], array[p_invoice_reference], array[p_occurred_at], array[1], (p_body is not null)::integer);
+        array[p_parent_reference], array[p_invoice_reference], array[p_occurred_at], array[1], array[p_body]);
     v_outcomes payment_event_outcome[] := apply_batch(v_events, p_stored => false, p_park => p_park, p_wait => true);
 begin
     perform raise_rejected_event(v_events[1], v_outcomes[1]);
@@ -337,13 +359,10 @@ CREATE FUNCTION public.apply_payment_events(p_event_ids text[], p_invoice_ids bi
 declare
     v_events payment_events[] := new_payment_events(
         p_event_ids, p_invoice_ids, p_amounts, p_kinds, p_currencies, p_connections, p_references,
-        p_parent_references, p_invoice_references, p_occurred_at, p_deliveries, cardinality(p_bodies));
+        p_parent_references, p_invoice_references, p_occurred_at, p_deliveries, p_bodies);
     v_outcomes payment_event_outcome[];
 begin
     v_outcomes := apply_isolated(v_events, p_stored => false, p_park => p_park, p_wait => p_wait);
-    if p_park and exists (select from unnest(v_outcomes) o where o.outcome = 'failed') then
-        v_outcomes := queue_failed_events(v_events, v_outcomes);
-    end if;
     perform store_deliveries(v_events, p_bodies, p_content_types, p_deliveries);
     return query select r.* from payment_event_results(v_events, v_outcomes) r;
 end
@@ -528,6 +547,7 @@ declare
     v_states text[];
     v_events payment_events[];
     v_known boolean;
+    v_outcomes payment_event_outcome[];
 begin
     select array_agg(case
             when e.id is null then 'invalid'
@@ -540,7 +560,7 @@ begin
     from unnest(p_events) with ordinality e
     left join lateral (select * from invoices i where i.id = v_invoice_ids[e.ordinality] offset 0) i on true;
 
-    select s.* into v_states, v_events, v_known from store_payment_events(p_events, false, v_states) s;
+    select s.* into v_states, v_events, v_known from store_payment_events(p_events, false, v_invoice_ids, v_states) s;
     insert into payment_queue (id)
     select e.id from unnest(p_events) with ordinality e
     where v_states[e.ordinality] = 'ready' and v_events[e.ordinality].id = e.id
@@ -553,10 +573,16 @@ begin
     v_states := array(select case
         when s.state <> 'ready' and s.state <> 'queued' then s.state
         when v_events[s.position].id = p_events[s.position].id then 'queued'
-        when exists (select from parked_events w where w.id = v_events[s.position].id) then 'parked'
+        when (select w.id from parked_events w where w.id = v_events[s.position].id) is not null then 'parked'
         else 'duplicate' end
         from unnest(v_states) with ordinality s(state, position) order by s.position);
-    return set_events_aside(v_events, v_invoice_ids, v_states);
+    v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states, '{}');
+    for v_position in 1 .. cardinality(v_states) loop
+        if v_states[v_position] = 'repeated' and v_outcomes[v_position].outcome = 'queued' then
+            v_outcomes[v_position].outcome := 'duplicate';
+        end if;
+    end loop;
+    return v_outcomes;
 end
 $$;
 
@@ -584,7 +610,7 @@ CREATE FUNCTION public.enqueue_payment_event(p_event_id text, p_invoice_id bigin
 declare
     v_events payment_events[] := new_payment_events(
         array[p_event_id], array[p_invoice_id], array[p_amount], array[p_kind], array[p_currency], array[p_connection], array[p_reference],
-        array[p_parent_reference], array[p_invoice_reference], array[p_occurred_at], array[1], (p_body is not null)::integer);
+        array[p_parent_reference], array[p_invoice_reference], array[p_occurred_at], array[1], array[p_body]);
     v_outcomes payment_event_outcome[] := enqueue_batch(v_events, p_park);
 begin
     perform raise_rejected_event(v_events[1], v_outcomes[1]);
@@ -617,7 +643,7 @@ CREATE FUNCTION public.enqueue_payment_events(p_event_ids text[], p_invoice_ids 
 declare
     v_events payment_events[] := new_payment_events(
         p_event_ids, p_invoice_ids, p_amounts, p_kinds, p_currencies, p_connections, p_references,
-        p_parent_references, p_invoice_references, p_occurred_at, p_deliveries, cardinality(p_bodies));
+        p_parent_references, p_invoice_references, p_occurred_at, p_deliveries, p_bodies);
 begin
     return query select r.* from payment_event_results(v_events, enqueue_batch(v_events, p_park)) r;
     perform store_deliveries(v_events, p_bodies, p_content_types, p_deliveries);
@@ -745,10 +771,15 @@ begin
     return array(
         select w.id from parked_events w
         where (p_ids is null or w.id = any(p_ids))
-          and (exists (select from invoices i where i.id = w.invoice_id)
-               or exists (select from invoice_references r where r.connection = w.connection and r.reference = w.invoice_reference)
-               or exists (select from payments p where p.connection = w.connection and p.kind = w.movement_kind
-                          and p.reference = w.movement_reference)));
+          and case
+                  when w.invoice_id is not null then (select i.id from invoices i where i.id = w.invoice_id)
+                  when w.invoice_reference is not null then (
+                      select r.invoice_id from invoice_references r
+                      where r.connection = w.connection and r.reference = w.invoice_reference)
+                  else (
+                      select p.id from payments p
+                      where p.connection = w.connection and p.kind = w.movement_kind and p.reference = w.movement_reference)
+              end is not null);
 end
 $$;
 
@@ -935,7 +966,10 @@ begin
         from waiting w join payment_events e on e.id = w.id
         left join reassigned_events a on a.id = e.id
         left join invoice_references n on n.connection = e.connection and n.reference = e.invoice_reference
-        where coalesce(a.invoice_id, e.invoice_id, n.invoice_id) = p_invoice_id
+        left join payments m on num_nonnulls(e.invoice_id, e.invoice_reference) = 0 and m.connection = e.connection
+            and m.kind = coalesce(base_kind(e.kind), 'payment')
+            and m.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end
+        where coalesce(a.invoice_id, e.invoice_id, n.invoice_id, m.invoice_id) = p_invoice_id
     )
     select s.shown_at, t.place, t.connection, t.event_id, t.kind, coalesce(s.change, t.amount), s.total, t.reference, t.detail
     from shown s join payment_event_states t on t.id = s.id
@@ -960,21 +994,19 @@ CREATE FUNCTION public.leave_waiting(p_outcomes public.payment_event_outcome[]) 
     SET search_path TO 'public', 'pg_temp'
     AS $$
 declare
-    v_settled text[] := array['applied', 'duplicate', 'conflict', 'currency_mismatch', 'amount_out_of_range'];
+    v_settled bigint[] := array(
+        select o.id from unnest(p_outcomes) o
+        where coalesce((select p.id from payments p where p.id = o.id),
+                       (select r.id from payment_reports r where r.id = o.id),
+                       (select d.payment_event_id from dead_letters d where d.payment_event_id = o.id
+                        and (d.resolution is null or d.resolution = 'dismissed'))) is not null);
+    v_parked bigint[] := array(select w.id from parked_events w where w.id = any(array(select o.id from unnest(p_outcomes) o)));
 begin
     -- Without waiting: a worker that holds the row finds the event settled and removes it.
     delete from payment_queue q
-    where q.id = any(array(
-        select l.id from payment_queue l
-        where l.id = any(array(
-            select o.id from unnest(p_outcomes) o
-            where o.outcome = any(v_settled) or o.outcome = 'parked' and exists (select from parked_events w where w.id = o.id)))
-        for update skip locked));
+    where q.id = any(array(select l.id from payment_queue l where l.id = any(v_settled || v_parked) for update skip locked));
     delete from parked_events w
-    where w.id = any(array(
-        select l.id from parked_events l
-        where l.id = any(array(select o.id from unnest(p_outcomes) o where o.outcome = any(v_settled)))
-        for update skip locked));
+    where w.id = any(array(select l.id from parked_events l where l.id = any(v_settled) for update skip locked));
 end
 $$;
 
@@ -983,7 +1015,7 @@ $$;
 -- Name: FUNCTION leave_waiting(p_outcomes public.payment_event_outcome[]); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.leave_waiting(p_outcomes public.payment_event_outcome[]) IS 'Removes settled events from the queue and from the parked, and parked ones from the queue.';
+COMMENT ON FUNCTION public.leave_waiting(p_outcomes public.payment_event_outcome[]) IS 'Removes from the queue and from the parked what stands elsewhere by now, and parked ones from the queue.';
 
 
 --
@@ -1067,10 +1099,10 @@ COMMENT ON FUNCTION public.misplaced_events() IS 'The check that every event is 
 
 
 --
--- Name: new_payment_events(text[], bigint[], bigint[], text[], text[], text[], text[], text[], text[], timestamp with time zone[], integer[], integer); Type: FUNCTION; Schema: public; Owner: -
+-- Name: new_payment_events(text[], bigint[], bigint[], text[], text[], text[], text[], text[], text[], timestamp with time zone[], integer[], bytea[]); Type: FUNCTION; Schema: public; Owner: -
 --
 
-CREATE FUNCTION public.new_payment_events(p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[], p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamp with time zone[], p_deliveries integer[], p_body_count integer) RETURNS public.payment_events[]
+CREATE FUNCTION public.new_payment_events(p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[], p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamp with time zone[], p_deliveries integer[], p_bodies bytea[]) RETURNS public.payment_events[]
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
     AS $$
@@ -1078,7 +1110,9 @@ declare
     v_events payment_events[];
     v_invalid bigint[];
     v_position integer;
-    v_delivery_ids bigint[] := array(select nextval('deliveries_id_seq') from generate_series(1, p_body_count));
+    v_delivery_ids bigint[] := array(
+        select case when p_bodies[n] is not null then nextval('deliveries_id_seq') end
+        from generate_series(1, cardinality(p_bodies)) n order by n);
 begin
     select array_agg(n.event order by n.position),
            array_agg(n.position) filter (where payment_event_error(n.event) is not null)
@@ -1102,10 +1136,10 @@ $$;
 
 
 --
--- Name: FUNCTION new_payment_events(p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[], p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamp with time zone[], p_deliveries integer[], p_body_count integer); Type: COMMENT; Schema: public; Owner: -
+-- Name: FUNCTION new_payment_events(p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[], p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamp with time zone[], p_deliveries integer[], p_bodies bytea[]); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.new_payment_events(p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[], p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamp with time zone[], p_deliveries integer[], p_body_count integer) IS 'Events from parallel arrays, numbered in input order but not stored yet; an invalid one has no id, and payment_event_error() says why. Null elements take their defaults.';
+COMMENT ON FUNCTION public.new_payment_events(p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[], p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamp with time zone[], p_deliveries integer[], p_bodies bytea[]) IS 'Events from parallel arrays, numbered in input order but not stored yet; an invalid one has no id, and payment_event_error() says why. Null elements take their defaults.';
 
 
 --
@@ -1441,36 +1475,32 @@ COMMENT ON FUNCTION public.queue_channel() IS 'The channel to LISTEN on for this
 
 
 --
--- Name: queue_failed_events(public.payment_events[], public.payment_event_outcome[]); Type: FUNCTION; Schema: public; Owner: -
+-- Name: queue_failed_event(public.payment_events, public.payment_event_outcome); Type: FUNCTION; Schema: public; Owner: -
 --
 
-CREATE FUNCTION public.queue_failed_events(p_events public.payment_events[], p_outcomes public.payment_event_outcome[]) RETURNS public.payment_event_outcome[]
+CREATE FUNCTION public.queue_failed_event(p_event public.payment_events, p_failure public.payment_event_outcome) RETURNS public.payment_event_outcome
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
     AS $$
 declare
     v_stored record;
 begin
-    for v_position in 1 .. cardinality(p_events) loop
-        continue when p_outcomes[v_position].outcome <> 'failed';
-        select * into v_stored from store_payment_events(p_events[v_position:v_position], true, array['ready']);
-        if not v_stored.p_known then
-            insert into payment_queue (id) values (p_events[v_position].id);
-            perform fail_payment_event(p_events[v_position].id, p_outcomes[v_position].detail);
-        end if;
-        p_outcomes[v_position].id := v_stored.p_events[1].id;
-        p_outcomes[v_position].outcome := 'queued';
-    end loop;
-    return p_outcomes;
+    select * into v_stored from store_payment_events(array[p_event], true, array[]::bigint[], array['failed']);
+    if v_stored.p_known then
+        return (set_events_aside(v_stored.p_events, array[]::bigint[], v_stored.p_states, '{}'))[1];
+    end if;
+    insert into payment_queue (id) values (p_event.id);
+    perform fail_payment_event(p_event.id, p_failure.detail);
+    return row(p_event.id, p_failure.invoice_id, 'queued', p_failure.detail)::payment_event_outcome;
 end
 $$;
 
 
 --
--- Name: FUNCTION queue_failed_events(p_events public.payment_events[], p_outcomes public.payment_event_outcome[]); Type: COMMENT; Schema: public; Owner: -
+-- Name: FUNCTION queue_failed_event(p_event public.payment_events, p_failure public.payment_event_outcome); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.queue_failed_events(p_events public.payment_events[], p_outcomes public.payment_event_outcome[]) IS 'Stores the events whose application raised and queues them for a retry.';
+COMMENT ON FUNCTION public.queue_failed_event(p_event public.payment_events, p_failure public.payment_event_outcome) IS 'Stores an event whose application raised, and queues it for a retry.';
 
 
 --
@@ -1775,10 +1805,10 @@ COMMENT ON FUNCTION public.role_name(p_role text) IS 'The cluster-wide name of t
 
 
 --
--- Name: set_events_aside(public.payment_events[], bigint[], text[]); Type: FUNCTION; Schema: public; Owner: -
+-- Name: set_events_aside(public.payment_events[], bigint[], text[], bigint[]); Type: FUNCTION; Schema: public; Owner: -
 --
 
-CREATE FUNCTION public.set_events_aside(p_events public.payment_events[], p_invoice_ids bigint[], p_states text[]) RETURNS public.payment_event_outcome[]
+CREATE FUNCTION public.set_events_aside(p_events public.payment_events[], p_invoice_ids bigint[], p_states text[], p_own bigint[]) RETURNS public.payment_event_outcome[]
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
     AS $$
@@ -1790,6 +1820,8 @@ begin
             s.id, i.id,
             case
                 when p_states[e.ordinality] = 'rewritten' then 'conflict'
+                when p_states[e.ordinality] = 'waiting' and e.id <> all(p_own)
+                    and (select w.id from parked_events w where w.id = e.id) is null then 'queued'
                 when p_states[e.ordinality] = 'waiting' then 'parked'
                 when p_states[e.ordinality] = 'unknown_invoice' and s.id is not null then 'parked'
                 else p_states[e.ordinality]
@@ -1821,7 +1853,7 @@ begin
                case when state = 'waiting' and base_kind(e.kind) is null then e.parent_reference
                     when state = 'waiting' then e.reference end
         from unnest(p_events) with ordinality e, unnest(p_states[e.ordinality:e.ordinality]) state
-        where state in ('unknown_invoice', 'waiting') and (v_outcomes[e.ordinality]).outcome = 'parked'
+        where state in ('unknown_invoice', 'waiting') and (v_outcomes[e.ordinality]).outcome = 'parked' and e.id = any(p_own)
         order by e.id
         on conflict do nothing
         returning id
@@ -1835,7 +1867,7 @@ begin
     perform bury_payment_event(e.id, (v_outcomes[e.ordinality]).outcome, (v_outcomes[e.ordinality]).detail)
     from unnest(p_events) with ordinality e
     where p_states[e.ordinality] in ('conflict', 'currency_mismatch', 'amount_out_of_range')
-      and (v_outcomes[e.ordinality]).id is not null
+      and (v_outcomes[e.ordinality]).id = any(p_own)
     order by e.id;
 
     insert into dead_letters (connection, event_id, delivery_id, reason, detail, report, fingerprint)
@@ -1851,7 +1883,8 @@ begin
     if 'repeated' = any(p_states) then
         v_outcomes := array(
             select case when p_states[e.ordinality] <> 'repeated' then v_outcomes[e.ordinality]
-                else (select row(o.id, o.invoice_id, case o.outcome when 'applied' then 'duplicate' when 'conflict' then 'dead' else o.outcome end, o.detail)::payment_event_outcome
+                else (select row(o.id, o.invoice_id, case when o.outcome = 'applied' then 'duplicate' when o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range') then 'dead' else o.outcome end,
+                             case when o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range') then concat_ws(': ', o.outcome, o.detail) else o.detail end)::payment_event_outcome
                       from unnest(v_outcomes) o where o.id = e.id and o.outcome <> 'repeated' limit 1) end
             from unnest(p_events) with ordinality e order by e.ordinality);
     end if;
@@ -1861,10 +1894,10 @@ $$;
 
 
 --
--- Name: FUNCTION set_events_aside(p_events public.payment_events[], p_invoice_ids bigint[], p_states text[]); Type: COMMENT; Schema: public; Owner: -
+-- Name: FUNCTION set_events_aside(p_events public.payment_events[], p_invoice_ids bigint[], p_states text[], p_own bigint[]); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.set_events_aside(p_events public.payment_events[], p_invoice_ids bigint[], p_states text[]) IS 'Parks or buries the stored events of a batch that could not be posted, and makes an outcome of every state.';
+COMMENT ON FUNCTION public.set_events_aside(p_events public.payment_events[], p_invoice_ids bigint[], p_states text[], p_own bigint[]) IS 'Makes an outcome of every state, and parks or buries those of p_own that could not be posted.';
 
 
 --
@@ -1913,9 +1946,10 @@ begin
         select e.delivery_id as id, min(e.connection) as connection, min(coalesce(p_deliveries[e.ordinality], e.ordinality)) as position
         from unnest(p_events) with ordinality e
         where e.delivery_id is not null
-          and (exists (select from payment_events s where s.id = e.id)
-               or exists (select from dead_letters d
-                          where d.connection = e.connection and d.event_id = e.event_id and d.delivery_id = e.delivery_id))
+          and coalesce(
+              (select s.id from payment_events s where s.id = e.id),
+              (select min(d.id) from dead_letters d
+               where d.connection = e.connection and d.event_id = e.event_id and d.delivery_id = e.delivery_id)) is not null
         group by e.delivery_id
     ) k
     order by k.id;
@@ -1931,15 +1965,16 @@ COMMENT ON FUNCTION public.store_deliveries(p_events public.payment_events[], p_
 
 
 --
--- Name: store_payment_events(public.payment_events[], boolean, text[]); Type: FUNCTION; Schema: public; Owner: -
+-- Name: store_payment_events(public.payment_events[], boolean, bigint[], text[]); Type: FUNCTION; Schema: public; Owner: -
 --
 
-CREATE FUNCTION public.store_payment_events(p_new public.payment_events[], p_park boolean, INOUT p_states text[], OUT p_events public.payment_events[], OUT p_known boolean) RETURNS record
+CREATE FUNCTION public.store_payment_events(p_new public.payment_events[], p_park boolean, p_invoice_ids bigint[], INOUT p_states text[], OUT p_events public.payment_events[], OUT p_known boolean) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
     AS $$
 declare
     v_stored integer;
+    v_ids bigint[];
 begin
     p_events := p_new;
     -- In the order of the unique key: opposite batches of the same events wait, but never for each other.
@@ -1957,20 +1992,26 @@ begin
         return;
     end if;
 
-    -- In a statement of its own, so that it sees what another transaction had just committed.
+    -- In a statement of its own, so that it sees what another transaction had just committed. Known is what is stored
+    -- under the same id, unless a later event of this batch has stored it. What is known may be posted now if the
+    -- invoice it belongs to, as it was stored, is the one that is locked; else it stays where it is.
+    v_ids := array(select e.id from unnest(p_new) e);
     select array_agg(case when c.known is null or c.conflicts then c.event else c.known end order by c.position),
            array_agg(case
-               when c.known is null or c.state = 'invalid' then c.state
+               when c.known is null then c.state
                when c.conflicts then 'rewritten'
                when c.occurrence > 1 then 'repeated'
                when (c.known).id = (c.event).id then c.state
-               when exists (select from payments p where p.id = (c.known).id)
-                   or exists (select from payment_reports r where r.id = (c.known).id) then 'duplicate'
-               when exists (select from dead_letters d where d.payment_event_id = (c.known).id
-                            and (d.resolution is null or d.resolution = 'dismissed')) then 'dead'
+               when (select p.id from payments p where p.id = (c.known).id) is not null
+                   or (select r.id from payment_reports r where r.id = (c.known).id) is not null then 'duplicate'
+               when (select d.id from dead_letters d where d.payment_event_id = (c.known).id
+                     and (d.resolution is null or d.resolution = 'dismissed')) is not null then 'dead'
                when c.state in ('ready', 'waiting', 'busy')
-                   and not exists (select from reassigned_events a where a.id = (c.known).id) then c.state
-               when exists (select from parked_events w where w.id = (c.known).id) then 'parked'
+                   and (find_invoices(array[c.known]))[1] is not distinct from p_invoice_ids[c.position] then case
+                       when (c.known).currency <> (select i.currency from invoices i where i.id = p_invoice_ids[c.position])
+                           then 'currency_mismatch'
+                       else c.state end
+               when (select w.id from parked_events w where w.id = (c.known).id) is not null then 'parked'
                else 'queued'
            end order by c.position)
     into p_events, p_states
@@ -1982,12 +2023,16 @@ begin
                         and k.invoice_id is not distinct from (n.event).invoice_id
                         and k.invoice_reference is not distinct from (n.event).invoice_reference
                         and k.reference is not distinct from (n.event).reference
+                        and (k.parent_reference is not distinct from (n.event).parent_reference
+                             or num_nonnulls(k.invoice_id, k.invoice_reference) > 0)
                         and coalesce(k.currency = (n.event).currency, true)) as conflicts
             from (select e as event, p_states[row_number() over ()] as state, row_number() over () as position
                   from unnest(p_new) e) n
             left join lateral (
                 select * from payment_events k
-                where k.connection = (n.event).connection and k.event_id = (n.event).event_id offset 0) k on true
+                where k.connection = (n.event).connection and k.event_id = (n.event).event_id and n.state <> 'invalid'
+                  and not (k.id > (n.event).id and k.id = any(v_ids))
+                offset 0) k on true
         ) o
     ) c;
 end
@@ -1995,10 +2040,10 @@ $$;
 
 
 --
--- Name: FUNCTION store_payment_events(p_new public.payment_events[], p_park boolean, INOUT p_states text[], OUT p_events public.payment_events[], OUT p_known boolean); Type: COMMENT; Schema: public; Owner: -
+-- Name: FUNCTION store_payment_events(p_new public.payment_events[], p_park boolean, p_invoice_ids bigint[], INOUT p_states text[], OUT p_events public.payment_events[], OUT p_known boolean); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.store_payment_events(p_new public.payment_events[], p_park boolean, INOUT p_states text[], OUT p_events public.payment_events[], OUT p_known boolean) IS 'Stores the events that may be stored: all but busy and invalid ones with p_park, else those whose invoice is known. One known before comes back as it is stored, its place as state unless it may be posted now; other content under a known id is rewritten.';
+COMMENT ON FUNCTION public.store_payment_events(p_new public.payment_events[], p_park boolean, p_invoice_ids bigint[], INOUT p_states text[], OUT p_events public.payment_events[], OUT p_known boolean) IS 'Stores the events that may be stored: all but busy and invalid ones with p_park, else those whose invoice is known. One known before comes back as it is stored, its place as state unless it may be posted now; other content under a known id is rewritten.';
 
 
 --

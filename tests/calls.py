@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from datetime import datetime
+from typing import Any
 
 import asyncpg
 
@@ -83,7 +84,7 @@ async def process(db: Connection, batch_size: int = 500, max_attempts: int = 10)
 
 
 async def drain(db: Connection, batch_size: int = 500) -> None:
-    """Call process_payment_queue as its comment says, until nothing was claimed or released; it has to come to an end."""
+    """Call process_payment_queue until nothing is claimed or released any more; it has to come to an end."""
     for _ in range(200):
         row = await process(db, batch_size)
         if row["claimed"] == 0 and row["released"] == 0:
@@ -113,7 +114,12 @@ async def whereabouts(db: Connection, event_id: str, connection: str = "direct")
     row = await db.fetchrow(
         "select state, place from payment_event_states where connection = $1 and event_id = $2", connection, event_id
     )
-    return row and (row["state"], row["place"])
+    return None if row is None else (row["state"], row["place"])
+
+
+async def rows_of(db: Connection, query: str, *arguments: object) -> list[tuple[Any, ...]]:
+    """The rows as tuples, to compare with."""
+    return [tuple(row) for row in await db.fetch(query, *arguments)]
 
 
 async def counts(db: Connection, *tables: str) -> list[int]:

@@ -155,7 +155,9 @@ INSTALLER = "create role installer createrole; grant usage, create on schema of_
 NOT_INSTALLED = {
     "a schema that is missing": ("nowhere", "select 1", ["nowhere"]),
     "a schema where others may create": (
-        "open_to_all", "create schema open_to_all; grant create on schema open_to_all to public", ["open_to_all", "PUBLIC"],
+        "open_to_all",
+        "create schema open_to_all; grant create on schema open_to_all to public",
+        ["open_to_all", "PUBLIC"],
     ),
     "a role that somebody else made": (
         "taken",

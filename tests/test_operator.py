@@ -1,5 +1,7 @@
 """What an operator sees and does: dead letters, voids, timelines, health, bodies. Called as the operator's role."""
 
+from typing import Any
+
 import asyncpg
 import pytest
 
@@ -18,6 +20,7 @@ from tests.calls import (
     enqueue_all,
     outcomes,
     process,
+    rows_of,
     whereabouts,
 )
 from tests.conftest import Connect, Connection
@@ -35,10 +38,14 @@ async def bury(db: Connection, event_id: str, invoice_id: int = 1) -> int:
     return int(await db.fetchval("select id from open_dead_letters where event_id = $1", event_id))
 
 
-async def actions(operator: Connection) -> list[asyncpg.Record]:
-    return await operator.fetch("""
+async def actions(operator: Connection) -> list[tuple[Any, ...]]:
+    """Actor, action, note, event and dead letter of each trace, in order."""
+    return await rows_of(
+        operator,
+        """
         select a.actor, a.action, a.note, e.event_id, a.dead_letter_id
-        from operator_actions a left join payment_events e on e.id = a.payment_event_id order by a.id""")
+        from operator_actions a left join payment_events e on e.id = a.payment_event_id order by a.id""",
+    )
 
 
 # Dead letters.
@@ -53,7 +60,16 @@ async def test_open_dead_letters_show_what_was_reported_and_why_it_died(db: Conn
     row = await operator.fetchrow("select * from open_dead_letters")
     assert row is not None
     assert (row["reason"], row["detail"]) == ("currency_mismatch", "the event is in EUR, invoice 1 in USD")
-    for field in ("event_id", "invoice_id", "amount", "kind", "currency", "connection", "reference", "parent_reference"):
+    for field in (
+        "event_id",
+        "invoice_id",
+        "amount",
+        "kind",
+        "currency",
+        "connection",
+        "reference",
+        "parent_reference",
+    ):
         assert row[field] == getattr(reported, field)
     assert await operator.fetchval("select body from deliveries where id = $1", row["delivery_id"]) == b"{}"
 
@@ -89,13 +105,13 @@ async def test_all_dead_letters_of_a_reason_are_retried_and_no_others(db: Connec
     await db.fetch("select store_dead_letter('stripe', 'unreadable', 'not JSON', 'x')")
     retry = "select retry_dead_letters($1, 3, 'all of them', 'ann')"
     assert [await operator.fetchval(retry, "currency_mismatch") for _ in range(3)] == [3, 2, 0]
-    assert await operator.fetch("select reason from open_dead_letters order by reason") == [
+    assert await rows_of(operator, "select reason from open_dead_letters order by reason") == [
         ("conflict",), ("unreadable",),
     ]  # fmt: skip
     assert await counts(db, "payment_queue") == [5]
     assert len(await actions(operator)) == 5
     assert await operator.fetchval("select retry_dead_letters(null)") == 1, "of any reason: all that are events"
-    assert await operator.fetch("select reason from open_dead_letters") == [("unreadable",)]
+    assert await rows_of(operator, "select reason from open_dead_letters") == [("unreadable",)]
 
 
 async def test_a_dead_letter_given_to_another_invoice_posts_there_and_stays_as_reported(
@@ -164,8 +180,8 @@ async def test_all_dead_letters_of_a_reason_are_dismissed_and_no_others(db: Conn
         await db.execute("select store_dead_letter('stripe', 'unreadable', 'not JSON', $1)", str(number).encode())
     dismiss = "select dismiss_dead_letters('unreadable', 2, 'noise', 'ann')"
     assert [await operator.fetchval(dismiss) for _ in range(3)] == [2, 1, 0]
-    assert await operator.fetch("select distinct reason from open_dead_letters") == [("currency_mismatch",)]
-    assert [row["action"] for row in await actions(operator)] == ["dismissed"] * 3
+    assert await rows_of(operator, "select distinct reason from open_dead_letters") == [("currency_mismatch",)]
+    assert [action for _, action, *_ in await actions(operator)] == ["dismissed"] * 3
 
 
 async def test_a_conflict_under_a_known_event_id_stays_dismissed_when_it_is_reported_again(
@@ -188,9 +204,13 @@ async def test_an_unreadable_request_makes_one_dead_letter_however_often_it_come
     for other in (("stripe", "unreadable", b"{"), ("adyen", "unreadable", b"{"), ("adyen", "not_ours", b"{")):
         assert await db.fetchval(store, *other) is not None
     assert await counts(db, "open_dead_letters", "deliveries") == [4, 4]
-    row = await db.fetchrow("""select o.connection, o.event_id, o.reason, d.body, d.content_type
-                               from open_dead_letters o join deliveries d on d.id = o.delivery_id where o.id = $1""", first)
-    assert row == ("stripe", "evt_1", "unreadable", b"\x00\xff{", "text/plain")
+    rows = await rows_of(
+        db,
+        """select o.connection, o.event_id, o.reason, d.body, d.content_type
+                               from open_dead_letters o join deliveries d on d.id = o.delivery_id where o.id = $1""",
+        first,
+    )
+    assert rows == [("stripe", "evt_1", "unreadable", b"\x00\xff{", "text/plain")]
 
 
 # Voids.
@@ -264,7 +284,9 @@ async def one_in_each_place(db: Connection) -> None:
     """Events of invoice 1, named after the place they are in."""
     await add_invoice(db, 1)
     await apply_all(db, [Event("posted", 1, 4000, reference="pi_1"), Event("reported", 1, 4000, reference="pi_1")])
-    await apply(db, Event("parked", amount=500, kind="refund", parent_reference="pi_2", invoice_reference=None), park=True)
+    await apply(
+        db, Event("parked", amount=500, kind="refund", parent_reference="pi_2", invoice_reference=None), park=True
+    )
     await apply(db, Event("parked for its name", amount=500, invoice_reference="INV-1"), park=True)
     await bury(db, "dead")
     await enqueue(db, Event("queued", 1, 600))
@@ -295,7 +317,9 @@ async def test_every_event_has_a_state_in_plain_words_and_a_detail_where_one_is_
     assert {row["event_id"] for row in rows if row["posted_at"] is not None} == {"posted"}
 
 
-async def test_waiting_events_are_those_queued_and_parked_and_for_how_long(db: Connection, operator: Connection) -> None:
+async def test_waiting_events_are_those_queued_and_parked_and_for_how_long(
+    db: Connection, operator: Connection
+) -> None:
     await one_in_each_place(db)
     rows = await operator.fetch("select event_id, place, waiting from waiting_events order by event_id")
     assert [(row["event_id"], row["place"]) for row in rows] == [
@@ -305,14 +329,16 @@ async def test_waiting_events_are_those_queued_and_parked_and_for_how_long(db: C
 
 
 async def test_queue_health_is_one_row_of_what_waits_and_for_how_long(db: Connection, operator: Connection) -> None:
-    empty = await operator.fetchrow("select queued, retrying, parked, parked_since, dead from queue_health")
-    assert empty == (0, 0, 0, None, 0)
+    empty = await rows_of(operator, "select queued, retrying, parked, parked_since, dead from queue_health")
+    assert empty == [(0, 0, 0, None, 0)]
     await one_in_each_place(db)
     await enqueue_all(db, [Event("retrying", 1), Event("late", 1)])
     await db.execute("select fail_payment_event(id, 'x') from payment_events where event_id = 'retrying'")
     await db.execute("""update payment_queue q set next_attempt_at = now() - interval '1 h'
                         from payment_events e where e.id = q.id and e.event_id = 'late'""")
-    await db.execute("update parked_events set parked_at = parked_at - interval '2 h' where invoice_reference is not null")
+    await db.execute(
+        "update parked_events set parked_at = parked_at - interval '2 h' where invoice_reference is not null"
+    )
     row = await operator.fetchrow("select *, now() - parked_since as longest_parked from queue_health")
     assert row is not None
     assert (row["queued"], row["retrying"], row["parked"], row["dead"]) == (3, 1, 2, 1)
@@ -359,7 +385,7 @@ async def test_the_timeline_shows_a_queued_refund_that_names_only_its_payment(
     await add_invoice(db, 1)
     await apply(db, Event("p", 1, reference="pi_1"))
     await enqueue(db, Event("r", amount=30, kind="refund", parent_reference="pi_1"))
-    rows = await operator.fetch("select event_id, place from invoice_timeline(1)")
+    rows = await rows_of(operator, "select event_id, place from invoice_timeline(1)")
     assert rows == [("p", "posted"), ("r", "queued")]
 
 
@@ -369,15 +395,15 @@ async def test_the_timeline_of_a_reassigned_event_is_on_the_invoice_it_was_given
     await add_invoice(db, 1)
     await add_invoice(db, 2)
     await operator.execute("select reassign_dead_letter($1, 2)", await bury(db, "e"))
-    assert await operator.fetch("select event_id from invoice_timeline(1)") == []
-    assert await operator.fetch("select event_id, place from invoice_timeline(2)") == [("e", "queued")]
+    assert await rows_of(operator, "select event_id from invoice_timeline(1)") == []
+    assert await rows_of(operator, "select event_id, place from invoice_timeline(2)") == [("e", "queued")]
 
 
 async def test_an_invoice_shows_what_is_due_or_overpaid(db: Connection, operator: Connection) -> None:
     for invoice_id in (1, 2, 3):
         await add_invoice(db, invoice_id)
     await apply_all(db, [Event("a", 1, 4000), Event("b", 2, 10500)])
-    rows = await operator.fetch("select id, status, due, overpaid from invoice_balances order by id")
+    rows = await rows_of(operator, "select id, status, due, overpaid from invoice_balances order by id")
     assert rows == [(1, "partially_paid", 6000, 0), (2, "paid", 0, 500), (3, "sent", 10000, 0)]
 
 
@@ -393,7 +419,7 @@ async def test_what_waits_for_longer_than_the_park_days_becomes_a_dead_letter(
                         from payment_events e where e.id = w.id and e.event_id in ('old', 'refund')""")
     assert await db.fetchval("select dead from process_payment_queue(p_park_days => 8)") == 0
     assert await db.fetchval("select dead from process_payment_queue(p_park_days => 7)") == 2
-    rows = await operator.fetch("select event_id, reason, detail from open_dead_letters order by event_id")
+    rows = await rows_of(operator, "select event_id, reason, detail from open_dead_letters order by event_id")
     assert rows == [
         ("old", "park_expired", "what it waits for did not come in 7 days"),
         ("refund", "park_expired", "what it waits for did not come in 7 days"),
@@ -441,10 +467,15 @@ async def test_the_checks_find_what_the_owner_broke(db: Connection, operator: Co
     await db.execute("select set_config('role', role_name('owner'), false)")
     await db.execute("update invoices set amount_paid = 99 where id = 2")
     await db.execute("delete from payment_queue")
-    await db.execute("insert into parked_events (id, connection, invoice_id) select id, 'direct', 9 from payments where invoice_id = 1")
+    await db.execute(
+        """insert into parked_events (id, connection, invoice_id)
+           select id, 'direct', 9 from payments where invoice_id = 1"""
+    )
     rows = await operator.fetch("select * from invoice_discrepancies()")
     assert [tuple(row) for row in rows] == [(2, 99, 100, 0, 0, 0, 0)]
-    rows = await operator.fetch("select event_id, places from misplaced_events() join payment_events using (id) order by id")
+    rows = await operator.fetch(
+        "select event_id, places from misplaced_events() join payment_events using (id) order by id"
+    )
     assert [tuple(row) for row in rows] == [("a", ["parked", "posted"]), ("lost", [])]
 
 
@@ -476,8 +507,11 @@ async def test_every_table_view_function_and_type_has_a_comment(db: Connection) 
 
 
 async def test_every_column_that_is_not_self_evident_has_a_comment(db: Connection) -> None:
-    rows = await db.fetch("""
+    rows = await db.fetch(
+        """
         select c.relname || '.' || a.attname from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0
         where c.relnamespace = current_schema()::regnamespace and c.relkind = 'r' and c.relname <> 'schema_migrations'
-          and not a.attisdropped and a.attname <> all($1) and col_description(c.oid, a.attnum) is null""", SELF_EVIDENT)
+          and not a.attisdropped and a.attname <> all($1) and col_description(c.oid, a.attnum) is null""",
+        SELF_EVIDENT,
+    )
     assert [row[0] for row in rows] == []

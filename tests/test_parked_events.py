@@ -210,7 +210,7 @@ async def test_an_event_released_while_a_worker_parks_it_is_not_lost(connect: Co
     worker, bringer = await connect(), await connect()
     await worker.execute("begin")
     claimed = await worker.fetchval("select claim_payment_events()")
-    assert (await calls.apply(db, refund("e1", 7)))["outcome"] == "parked"
+    assert (await calls.apply(db, refund("e1", 7)))["outcome"] == "queued"
     await db.execute(sessions.HOLD_AT_COMMIT)
     await db.execute("select pg_advisory_lock(4711)")
     working = await sessions.blocked(db, worker, worker.fetch("select * from process_claimed_events($1)", claimed))

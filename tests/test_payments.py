@@ -24,6 +24,7 @@ from tests.calls import (
     enqueue_together,
     outcomes,
     process,
+    rows_of,
     whereabouts,
 )
 from tests.conftest import Connect, Connection
@@ -71,10 +72,10 @@ async def test_a_dba_inserts_an_invoice_applies_an_event_and_reads_one_row(db: C
     }  # fmt: skip
     assert [dict(row) for row in rows] == [applied]
 
-    before = await db.fetch("select * from invoices")
+    before = await rows_of(db, "select * from invoices")
     rows = await db.fetch("select * from apply_payment_event('event_12345', 1, 5000)")
     assert [dict(row) for row in rows] == [applied | {"outcome": "duplicate"}]
-    assert await db.fetch("select * from invoices") == before
+    assert await rows_of(db, "select * from invoices") == before
     assert await counts(db, "payments", "payment_events", "payment_reports", "dead_letters") == [1, 1, 0, 0]
 
 
@@ -164,7 +165,7 @@ async def test_a_procedure_keeps_what_it_applied_before_an_error_that_it_catches
         end $$;
     """)
     await db.execute("call import_batches()")
-    assert await db.fetch("select event_id from payments join payment_events using (id) order by 1") == [
+    assert await rows_of(db, "select event_id from payments join payment_events using (id) order by 1") == [
         ("a",), ("b",), ("c",),
     ]  # fmt: skip
     assert await counts(db, "payment_events", "payment_queue") == [3, 0]
@@ -198,7 +199,10 @@ HISTORIES: dict[str, tuple[list[tuple[str, int, str, str]], tuple[int, int, int]
         [("payment", 12500, "p", "paid"), ("refund", 2500, "r1", "paid"), ("refund", 1, "r2", "partially_refunded")],
         (12500, 2501, 0), (1, 0),
     ),
-    "overpaid": ([("payment", 7000, "p1", "partially_paid"), ("payment", 7000, "p2", "paid")], (14000, 0, 0), (0, 4000)),
+    "overpaid in parts": (
+        [("payment", 7000, "p1", "partially_paid"), ("payment", 7000, "p2", "paid")],
+        (14000, 0, 0), (0, 4000),
+    ),
     "refunded in parts": (
         [
             ("payment", 10000, "p", "paid"),
@@ -251,7 +255,11 @@ HISTORIES: dict[str, tuple[list[tuple[str, int, str, str]], tuple[int, int, int]
         (10000, 0, 0), (0, 0),
     ),
     "a direct debit that bounces": (
-        [("payment", 10000, "p", "paid"), ("payment_reversal", 10000, "p", "sent"), ("payment", 3000, "p2", "partially_paid")],
+        [
+            ("payment", 10000, "p", "paid"),
+            ("payment_reversal", 10000, "p", "sent"),
+            ("payment", 3000, "p2", "partially_paid"),
+        ],
         (3000, 0, 0), (7000, 0),
     ),
     "a reversal of a part": (
@@ -266,7 +274,9 @@ async def test_status_and_sums_follow_every_event(db: Connection, history: str) 
     steps, sums, (due, overpaid) = HISTORIES[history]
     for invoice_id in (1, 2, 3):
         await add_invoice(db, invoice_id)
-    events = [Event(f"e{n}", 1, amount, kind, reference=movement) for n, (kind, amount, movement, _) in enumerate(steps)]
+    events = [
+        Event(f"e{n}", 1, amount, kind, reference=movement) for n, (kind, amount, movement, _) in enumerate(steps)
+    ]
     for event, (*_, status) in zip(events, steps, strict=True):
         assert await apply_each(db, [event]) == ["applied"]
         assert (await balance(db, 1))[0] == status
@@ -277,7 +287,7 @@ async def test_status_and_sums_follow_every_event(db: Connection, history: str) 
     assert await apply_together(db, at_once) == ["applied"] * len(steps)
     for invoice_id in (1, 2, 3):
         assert await balance(db, invoice_id) == (steps[-1][3], *sums)
-    assert await db.fetch("select due, overpaid from invoice_balances") == [(due, overpaid)] * 3
+    assert await rows_of(db, "select due, overpaid from invoice_balances") == [(due, overpaid)] * 3
     await assert_consistent(db)
 
 
@@ -359,7 +369,16 @@ async def test_an_invalid_event_is_refused_with_the_field_named_and_the_valid_on
 
 
 async def test_the_detail_of_an_invalid_event_names_its_field(db: Connection) -> None:
-    fields = ("event_id", "amount", "kind", "currency", "connection", "reference", "parent_reference", "invoice_reference")
+    fields = (
+        "event_id",
+        "amount",
+        "kind",
+        "currency",
+        "connection",
+        "reference",
+        "parent_reference",
+        "invoice_reference",
+    )
     rows = await apply_all(db, INVALID)
     for event, row in zip(INVALID, rows, strict=True):
         assert row["detail"].startswith((*fields, "invoice_id")), (event, row["detail"])
@@ -390,13 +409,17 @@ async def test_other_content_under_a_known_event_id_is_a_conflict_and_one_dead_l
         ("conflict", "e", None)
     ] * len(others)
     # An operator reads there what was reported.
-    found = {(r["invoice_id"], r["invoice_reference"], r["amount"], r["kind"], r["reference"]) for r in await reports(db)}
+    found = {
+        (r["invoice_id"], r["invoice_reference"], r["amount"], r["kind"], r["reference"]) for r in await reports(db)
+    }
     assert found == {(o.invoice_id, o.invoice_reference, o.amount, o.kind, o.reference) for o in others}
     await assert_consistent(db)
 
 
 async def reports(db: Connection) -> list[asyncpg.Record]:
-    return await db.fetch("select r.* from open_dead_letters d, jsonb_populate_record(null::payment_events, d.report) r")
+    return await db.fetch(
+        "select r.* from open_dead_letters d, jsonb_populate_record(null::payment_events, d.report) r"
+    )
 
 
 @one_by_one_and_together
@@ -439,6 +462,36 @@ async def test_an_event_about_another_payment_under_a_known_event_id_never_moves
     assert await balance(db, 2) == ("partially_paid", 5000, 0, 0)
 
 
+@pytest.mark.parametrize(
+    "refused", [Event("e", 1, currency="EUR"), Event("e", 1, currency="usd"), Event("e", 1, reference="")]
+)
+@pytest.mark.parametrize("send", [apply_each, apply_together, enqueue_each, enqueue_together])
+async def test_an_event_that_was_refused_may_come_right_in_the_same_batch(
+    db: Connection, send: Send, refused: Event
+) -> None:
+    await add_invoice(db, 1)
+    right = Event("e", 1)
+    outcome = "currency_mismatch" if refused.currency == "EUR" else "invalid"
+    good = "applied" if send in (apply_each, apply_together) else "queued"
+    assert await send(db, [refused, right, right]) == [outcome, good, "duplicate"]
+    await assert_consistent(db)
+    await drain(db)
+    assert await balance(db, 1) == ("partially_paid", 100, 0, 0)
+
+
+@one_by_one_and_together
+async def test_an_amount_never_posts_in_another_currency_than_it_was_first_reported_in(
+    db: Connection, send: Send
+) -> None:
+    await add_invoice(db, 1)
+    assert await enqueue_each(db, [Event("e", 1, 700, currency="EUR")], park=True) == ["queued"]
+    assert await send(db, [Event("e", 1, 700)]) == ["currency_mismatch"]
+    assert await balance(db, 1) == ("sent", 0, 0, 0)
+    assert await whereabouts(db, "e") == ("failed", "dead")
+    await drain(db)
+    await assert_consistent(db)
+
+
 # One movement of money, reported by several events.
 
 
@@ -450,9 +503,12 @@ async def test_two_events_that_report_one_movement_post_it_once(db: Connection, 
     assert await send(db, [first, second]) == ["applied", "duplicate"]
     assert await send(db, [second, first]) == ["duplicate", "duplicate"]
     assert await balance(db, 1) == ("partially_paid", 5000, 0, 0)
-    rows = await db.fetch("""
+    rows = await rows_of(
+        db,
+        """
         select e.event_id, o.event_id as posted from payment_reports r
-        join payment_events e on e.id = r.id join payment_events o on o.id = r.payment_id""")
+        join payment_events e on e.id = r.id join payment_events o on o.id = r.payment_id""",
+    )
     assert rows == [("charge.succeeded", "payment_intent.succeeded")]
     assert await whereabouts(db, "charge.succeeded") == ("processed", "reported")
     await assert_consistent(db)
@@ -499,7 +555,7 @@ async def test_a_posted_movement_reported_with_another_amount_or_invoice_is_a_co
     assert await send(db, [amount, invoice]) == ["dead", "dead"]
     assert await balance(db, 1) == ("partially_paid", 5000, 0, 0)
     assert await balance(db, 2) == ("sent", 0, 0, 0)
-    assert await db.fetch("select event_id, reason, amount, invoice_id from open_dead_letters order by id") == [
+    assert await rows_of(db, "select event_id, reason, amount, invoice_id from open_dead_letters order by id") == [
         ("amount", "conflict", 5001, 1), ("invoice", "conflict", 5000, 2),
     ]  # fmt: skip
     assert await whereabouts(db, "amount") == ("failed", "dead")
@@ -755,9 +811,10 @@ async def test_a_worker_defers_events_of_a_locked_invoice_and_counts_no_attempt(
     await holder.execute("select from invoices where id = 1 for update")
     row = await process(db)
     assert (row["claimed"], row["applied"], row["busy"]) == (3, 1, 2)
-    assert await db.fetch("select attempts, last_error, next_attempt_at > now() from payment_queue") == [
-        (0, None, True)
-    ] * 2
+    assert (
+        await rows_of(db, "select attempts, last_error, next_attempt_at > now() from payment_queue")
+        == [(0, None, True)] * 2
+    )
     await transaction.commit()
     await db.execute("update payment_queue set next_attempt_at = now()")
     assert (await process(db))["applied"] == 2
@@ -800,18 +857,21 @@ async def prepare_500(db: Connection, sort: str) -> list[Event]:
 
 
 async def assert_499_applied(db: Connection) -> None:
-    assert await db.fetchval("select count(*) from payments join payment_events using (id) where event_id ~ '^good'") == 499
+    assert (
+        await db.fetchval("select count(*) from payments join payment_events using (id) where event_id ~ '^good'")
+        == 499
+    )
     assert await db.fetchval("select sum(amount_paid) from invoices where id <= 240") == 49900
     assert await db.fetchval("select sum(amount_paid) from invoices where id in (250, 252)") == 0
     assert await db.fetchval("select amount_paid from invoices where id = 251") == LARGEST_SUM - 99
-    assert await db.fetch("select * from misplaced_events()") == []
+    assert await rows_of(db, "select * from misplaced_events()") == []
 
 
 async def assert_an_operator_finds_the_bad_one(db: Connection, sort: str) -> None:
     """As a dead letter, as parked, or as failed with its error and the next attempt."""
     event_id = BAD_EVENTS[sort].event_id
     if sort in DEAD_REASONS:
-        assert await db.fetch("select reason, event_id from open_dead_letters") == [(DEAD_REASONS[sort], event_id)]
+        assert await rows_of(db, "select reason, event_id from open_dead_letters") == [(DEAD_REASONS[sort], event_id)]
         assert await counts(db, "waiting_events") == [0]
         return
     row = await db.fetchrow("select place, event_id, detail from waiting_events")
@@ -829,7 +889,7 @@ async def test_one_bad_event_of_500_is_refused_alone(db: Connection, sort: str) 
     assert rows[333]["detail"]
     await assert_499_applied(db)
     # What is refused is the caller's to keep, but a conflict is money reported twice: a person has to see it.
-    assert await db.fetch("select reason from open_dead_letters") == [("conflict",)] * (REFUSED[sort] == "conflict")
+    assert await rows_of(db, "select reason from open_dead_letters") == [("conflict",)] * (REFUSED[sort] == "conflict")
     assert await counts(db, "waiting_events") == [0]
 
 
@@ -878,7 +938,7 @@ async def test_a_failing_event_is_retried_later_and_later_and_then_dead_with_its
         await db.execute("update payment_queue set next_attempt_at = now()")
     row = await process(db, max_attempts=4)
     assert (row["claimed"], row["failed"], row["dead"]) == (1, 1, 1)
-    assert await db.fetch("select event_id, reason, attempts, detail from open_dead_letters") == [
+    assert await rows_of(db, "select event_id, reason, attempts, detail from open_dead_letters") == [
         ("e", "attempts_exhausted", 4, "the auditor objects to invoice 1 (SQLSTATE P0001)")
     ]
     assert await counts(db, "payment_queue") == [0]
@@ -938,7 +998,7 @@ async def test_many_failing_events_of_one_batch_end_within_bounds(db: Connection
         if seen == 100:
             break
     assert await counts(db, "payments") == [50]
-    assert await db.fetch("select distinct attempts from payment_queue") == [(1,)]
+    assert await rows_of(db, "select distinct attempts from payment_queue") == [(1,)]
     assert await counts(db, "payment_queue") == [50]
 
 
@@ -954,26 +1014,39 @@ async def test_a_body_is_kept_once_and_only_for_what_is_new(db: Connection, send
     again = [first, report, conflict, replace(first, body=b"first again"), replace(conflict, body=b"conflict again")]
     await send(db, again)
     await send(db, again)
-    rows = await db.fetch("select connection, content_type, body from deliveries order by id")
+    rows = await rows_of(db, "select connection, content_type, body from deliveries order by id")
     assert rows == [
         ("direct", "application/json", b'{"n": 1}\x00\xff'),
         ("direct", "application/json", b"second report"),
         ("direct", None, b"conflict"),
     ]
-    assert await db.fetchval("select body from deliveries d join payment_events e on e.delivery_id = d.id where event_id = 'e'") == first.body
-    assert await db.fetchval("select d.body from deliveries d join open_dead_letters o on o.delivery_id = d.id") == b"conflict"
+    assert (
+        await db.fetchval(
+            "select body from deliveries d join payment_events e on e.delivery_id = d.id where event_id = 'e'"
+        )
+        == first.body
+    )
+    assert (
+        await db.fetchval("select d.body from deliveries d join open_dead_letters o on o.delivery_id = d.id")
+        == b"conflict"
+    )
 
 
 @pytest.mark.parametrize("call", ["apply_payment_events", "enqueue_payment_events"])
 async def test_several_events_of_one_request_share_its_body(db: Connection, call: str) -> None:
     await add_invoice(db, 1)
     sql = f"""select * from {call}(array['a', 'b', 'c', 'd'], array[1, 1, 1, 1], array[1, 2, 3, 4],
-              p_bodies => array['first', 'second', 'unused']::bytea[], p_content_types => array['text/x', 'text/y', 'text/z'],
+              p_bodies => array['first', 'second', 'unused']::bytea[],
+              p_content_types => array['text/x', 'text/y', 'text/z'],
               p_deliveries => array[1, 2, 1, null])"""  # noqa: S608 - one of two names
     await db.fetch(sql)
     await db.fetch(sql)
-    rows = await db.fetch("""
-        select e.event_id, d.body, d.content_type from payment_events e left join deliveries d on d.id = e.delivery_id order by 1""")
+    rows = await rows_of(
+        db,
+        """
+        select e.event_id, d.body, d.content_type
+        from payment_events e left join deliveries d on d.id = e.delivery_id order by 1""",
+    )
     assert rows[:3] == [("a", b"first", "text/x"), ("b", b"second", "text/y"), ("c", b"first", "text/x")]
     assert await counts(db, "deliveries") == [2]
 
@@ -993,8 +1066,10 @@ async def test_a_body_comes_with_a_parked_and_with_a_failed_event(db: Connection
     await refuse_updates_of(db, 1)
     rows = await apply_all(db, [Event("parked", 99, body=b"parked"), Event("failed", 1, body=b"failed")], park=True)
     assert outcomes(rows) == ["parked", "queued"]
-    rows = await db.fetch("select event_id, body from payment_events e join deliveries d on d.id = delivery_id order by 1")
-    assert rows == [("failed", b"failed"), ("parked", b"parked")]
+    bodies = await rows_of(
+        db, "select event_id, body from payment_events e join deliveries d on d.id = delivery_id order by 1"
+    )
+    assert bodies == [("failed", b"failed"), ("parked", b"parked")]
 
 
 # Arrays.
@@ -1004,7 +1079,7 @@ async def test_a_body_comes_with_a_parked_and_with_a_failed_event(db: Connection
 @pytest.mark.parametrize("park", [False, True])
 async def test_empty_arrays_are_no_events(db: Connection, call: str, park: bool) -> None:
     for arrays in ("'{}'", "'{}', '{}', '{}'", "null", "'{}', p_bodies => '{}', p_deliveries => '{}'"):
-        assert await db.fetch(f"select * from {call}({arrays}, p_park => {park})") == []  # noqa: S608 - see above
+        assert await rows_of(db, f"select * from {call}({arrays}, p_park => {park})") == []  # noqa: S608 - see above
     assert (await process(db))["claimed"] == 0
     assert await counts(db, "payment_events", "payment_queue") == [0, 0]
 
@@ -1015,7 +1090,7 @@ async def test_null_elements_and_missing_arrays_take_their_defaults(db: Connecti
         select * from apply_payment_events(array['a', 'b', null, 'd'], array[1, 1, 1], array[100, 200, 300, 400],
                                            p_kinds => array[null, 'refund'], p_connections => array['x', null])""")
     assert outcomes(rows) == ["applied", "applied", "invalid", "invalid"]
-    assert await db.fetch("select connection, event_id, kind, currency from payment_events order by id") == [
+    assert await rows_of(db, "select connection, event_id, kind, currency from payment_events order by id") == [
         ("x", "a", "payment", None), ("direct", "b", "refund", None),
     ]  # fmt: skip
 
@@ -1037,8 +1112,8 @@ async def test_the_largest_amount_fits_and_the_largest_sum_is_reached_and_not_pa
     await add_invoice(db, 1, LARGEST_AMOUNT)
     await set_paid(db, 1, LARGEST_SUM - LARGEST_AMOUNT)
     assert await apply_each(db, [Event("a", 1, LARGEST_AMOUNT), Event("b", 1, 1)]) == ["applied", "amount_out_of_range"]
-    row = await db.fetchrow("select paid, due, overpaid from invoice_balances")
-    assert row == (LARGEST_SUM, 0, LARGEST_SUM - LARGEST_AMOUNT)
+    rows = await rows_of(db, "select paid, due, overpaid from invoice_balances")
+    assert rows == [(LARGEST_SUM, 0, LARGEST_SUM - LARGEST_AMOUNT)]
     with pytest.raises(asyncpg.CheckViolationError):
         await add_invoice(db, 2, LARGEST_AMOUNT + 1)
 
@@ -1065,15 +1140,15 @@ async def test_a_thousand_of_the_largest_amounts_in_one_batch_are_summed_without
     rows = await apply_all(db, [Event(f"e{number}", 1, LARGEST_AMOUNT) for number in range(1002)])
     assert outcomes(rows) == ["applied"] * 1000 + ["amount_out_of_range"] * 2
     assert (await balance(db, 1))[1] == LARGEST_SUM
-    assert await db.fetch("select * from invoice_discrepancies()") == []
+    assert await rows_of(db, "select * from invoice_discrepancies()") == []
 
 
 # Text.
 
 ODD_TEXTS = [
-    "'; drop table invoices; --", "<script>alert(1)</script>", 'a"b\\c', "{a,b}", '{"a,b"}', "NULL", "\\x00", "%s %I %L",
-    "‮txet ltr", "e\u0301 is not \u00e9", "\u00e9", "𝕀𝔻💶", "\u200b", "tab\there\nand there", " spaces ", "ﬀ", "\ufeffBOM",
-    "\U0010ffff", "é" * 255,
+    "'; drop table invoices; --", "<script>alert(1)</script>", 'a"b\\c', "{a,b}", '{"a,b"}', "NULL", "\\x00",
+    "%s %I %L", "\u202etxet ltr", "e\u0301 is not \u00e9", "\u00e9", "\U0001d540\U0001d53b \U0001f4b6", "\u200b",
+    "\u0661\u0662", "tab\there\nand there", " spaces ", "\ufb00", "\ufeffBOM", "\uffff", "\U0010ffff", "\u00e9" * 255,
 ]  # fmt: skip
 
 
@@ -1086,7 +1161,9 @@ async def test_odd_text_is_stored_as_it_came_and_tells_events_apart(db: Connecti
     await send(db, events)
     await send(db, events)
     await drain(db)
-    rows = await db.fetch("select event_id, reference, parent_reference, invoice_reference from payment_events order by id")
+    rows = await rows_of(
+        db, "select event_id, reference, parent_reference, invoice_reference from payment_events order by id"
+    )
     assert rows == [(t, t, t, t) for t in ODD_TEXTS]
     assert await db.fetchval("select array_agg(reference order by id) from payments") == ODD_TEXTS
     assert (await balance(db, 1))[1] == 100 * len(ODD_TEXTS)

@@ -11,13 +11,10 @@ as $$
 declare
     v_events payment_events[] := new_payment_events(
         p_event_ids, p_invoice_ids, p_amounts, p_kinds, p_currencies, p_connections, p_references,
-        p_parent_references, p_invoice_references, p_occurred_at, p_deliveries, cardinality(p_bodies));
+        p_parent_references, p_invoice_references, p_occurred_at, p_deliveries, p_bodies);
     v_outcomes payment_event_outcome[];
 begin
     v_outcomes := apply_isolated(v_events, p_stored => false, p_park => p_park, p_wait => p_wait);
-    if p_park and exists (select from unnest(v_outcomes) o where o.outcome = 'failed') then
-        v_outcomes := queue_failed_events(v_events, v_outcomes);
-    end if;
     perform store_deliveries(v_events, p_bodies, p_content_types, p_deliveries);
     return query select r.* from payment_event_results(v_events, v_outcomes) r;
 end

@@ -6,6 +6,7 @@ declare
     v_states text[];
     v_events payment_events[];
     v_known boolean;
+    v_outcomes payment_event_outcome[];
 begin
     select array_agg(case
             when e.id is null then 'invalid'
@@ -18,7 +19,7 @@ begin
     from unnest(p_events) with ordinality e
     left join lateral (select * from invoices i where i.id = v_invoice_ids[e.ordinality] offset 0) i on true;
 
-    select s.* into v_states, v_events, v_known from store_payment_events(p_events, false, v_states) s;
+    select s.* into v_states, v_events, v_known from store_payment_events(p_events, false, v_invoice_ids, v_states) s;
     insert into payment_queue (id)
     select e.id from unnest(p_events) with ordinality e
     where v_states[e.ordinality] = 'ready' and v_events[e.ordinality].id = e.id
@@ -31,10 +32,16 @@ begin
     v_states := array(select case
         when s.state <> 'ready' and s.state <> 'queued' then s.state
         when v_events[s.position].id = p_events[s.position].id then 'queued'
-        when exists (select from parked_events w where w.id = v_events[s.position].id) then 'parked'
+        when (select w.id from parked_events w where w.id = v_events[s.position].id) is not null then 'parked'
         else 'duplicate' end
         from unnest(v_states) with ordinality s(state, position) order by s.position);
-    return set_events_aside(v_events, v_invoice_ids, v_states);
+    v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states, '{}');
+    for v_position in 1 .. cardinality(v_states) loop
+        if v_states[v_position] = 'repeated' and v_outcomes[v_position].outcome = 'queued' then
+            v_outcomes[v_position].outcome := 'duplicate';
+        end if;
+    end loop;
+    return v_outcomes;
 end
 $$;
 comment on function enqueue_batch(payment_events[], boolean) is 'Stores events and their queue rows. One outcome for each, in input order.';

@@ -5,10 +5,15 @@ begin
     return array(
         select w.id from parked_events w
         where (p_ids is null or w.id = any(p_ids))
-          and (exists (select from invoices i where i.id = w.invoice_id)
-               or exists (select from invoice_references r where r.connection = w.connection and r.reference = w.invoice_reference)
-               or exists (select from payments p where p.connection = w.connection and p.kind = w.movement_kind
-                          and p.reference = w.movement_reference)));
+          and case
+                  when w.invoice_id is not null then (select i.id from invoices i where i.id = w.invoice_id)
+                  when w.invoice_reference is not null then (
+                      select r.invoice_id from invoice_references r
+                      where r.connection = w.connection and r.reference = w.invoice_reference)
+                  else (
+                      select p.id from payments p
+                      where p.connection = w.connection and p.kind = w.movement_kind and p.reference = w.movement_reference)
+              end is not null);
 end
 $$;
 comment on function find_released_events(bigint[]) is

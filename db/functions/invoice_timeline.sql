@@ -21,7 +21,10 @@ begin
         from waiting w join payment_events e on e.id = w.id
         left join reassigned_events a on a.id = e.id
         left join invoice_references n on n.connection = e.connection and n.reference = e.invoice_reference
-        where coalesce(a.invoice_id, e.invoice_id, n.invoice_id) = p_invoice_id
+        left join payments m on num_nonnulls(e.invoice_id, e.invoice_reference) = 0 and m.connection = e.connection
+            and m.kind = coalesce(base_kind(e.kind), 'payment')
+            and m.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end
+        where coalesce(a.invoice_id, e.invoice_id, n.invoice_id, m.invoice_id) = p_invoice_id
     )
     select s.shown_at, t.place, t.connection, t.event_id, t.kind, coalesce(s.change, t.amount), s.total, t.reference, t.detail
     from shown s join payment_event_states t on t.id = s.id

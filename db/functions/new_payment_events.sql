@@ -1,7 +1,7 @@
 create or replace function new_payment_events(
     p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[],
     p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamptz[],
-    p_deliveries integer[], p_body_count integer
+    p_deliveries integer[], p_bodies bytea[]
 ) returns payment_events[]
 language plpgsql set search_path from current
 as $$
@@ -9,7 +9,9 @@ declare
     v_events payment_events[];
     v_invalid bigint[];
     v_position integer;
-    v_delivery_ids bigint[] := array(select nextval('deliveries_id_seq') from generate_series(1, p_body_count));
+    v_delivery_ids bigint[] := array(
+        select case when p_bodies[n] is not null then nextval('deliveries_id_seq') end
+        from generate_series(1, cardinality(p_bodies)) n order by n);
 begin
     select array_agg(n.event order by n.position),
            array_agg(n.position) filter (where payment_event_error(n.event) is not null)

@@ -1,5 +1,6 @@
-create or replace function set_events_aside(p_events payment_events[], p_invoice_ids bigint[], p_states text[])
-returns payment_event_outcome[]
+create or replace function set_events_aside(
+    p_events payment_events[], p_invoice_ids bigint[], p_states text[], p_own bigint[]
+) returns payment_event_outcome[]
 language plpgsql set search_path from current
 as $$
 declare
@@ -10,6 +11,8 @@ begin
             s.id, i.id,
             case
                 when p_states[e.ordinality] = 'rewritten' then 'conflict'
+                when p_states[e.ordinality] = 'waiting' and e.id <> all(p_own)
+                    and (select w.id from parked_events w where w.id = e.id) is null then 'queued'
                 when p_states[e.ordinality] = 'waiting' then 'parked'
                 when p_states[e.ordinality] = 'unknown_invoice' and s.id is not null then 'parked'
                 else p_states[e.ordinality]
@@ -41,7 +44,7 @@ begin
                case when state = 'waiting' and base_kind(e.kind) is null then e.parent_reference
                     when state = 'waiting' then e.reference end
         from unnest(p_events) with ordinality e, unnest(p_states[e.ordinality:e.ordinality]) state
-        where state in ('unknown_invoice', 'waiting') and (v_outcomes[e.ordinality]).outcome = 'parked'
+        where state in ('unknown_invoice', 'waiting') and (v_outcomes[e.ordinality]).outcome = 'parked' and e.id = any(p_own)
         order by e.id
         on conflict do nothing
         returning id
@@ -55,7 +58,7 @@ begin
     perform bury_payment_event(e.id, (v_outcomes[e.ordinality]).outcome, (v_outcomes[e.ordinality]).detail)
     from unnest(p_events) with ordinality e
     where p_states[e.ordinality] in ('conflict', 'currency_mismatch', 'amount_out_of_range')
-      and (v_outcomes[e.ordinality]).id is not null
+      and (v_outcomes[e.ordinality]).id = any(p_own)
     order by e.id;
 
     insert into dead_letters (connection, event_id, delivery_id, reason, detail, report, fingerprint)
@@ -71,13 +74,14 @@ begin
     if 'repeated' = any(p_states) then
         v_outcomes := array(
             select case when p_states[e.ordinality] <> 'repeated' then v_outcomes[e.ordinality]
-                else (select row(o.id, o.invoice_id, case o.outcome when 'applied' then 'duplicate' when 'conflict' then 'dead' else o.outcome end, o.detail)::payment_event_outcome
+                else (select row(o.id, o.invoice_id, case when o.outcome = 'applied' then 'duplicate' when o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range') then 'dead' else o.outcome end,
+                             case when o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range') then concat_ws(': ', o.outcome, o.detail) else o.detail end)::payment_event_outcome
                       from unnest(v_outcomes) o where o.id = e.id and o.outcome <> 'repeated' limit 1) end
             from unnest(p_events) with ordinality e order by e.ordinality);
     end if;
     return v_outcomes;
 end
 $$;
-comment on function set_events_aside(payment_events[], bigint[], text[]) is
-    'Parks or buries the stored events of a batch that could not be posted, and makes an outcome of every state.';
+comment on function set_events_aside(payment_events[], bigint[], text[], bigint[]) is
+    'Makes an outcome of every state, and parks or buries those of p_own that could not be posted.';
 revoke all on function set_events_aside from public;

@@ -8,9 +8,10 @@ begin
         select e.delivery_id as id, min(e.connection) as connection, min(coalesce(p_deliveries[e.ordinality], e.ordinality)) as position
         from unnest(p_events) with ordinality e
         where e.delivery_id is not null
-          and (exists (select from payment_events s where s.id = e.id)
-               or exists (select from dead_letters d
-                          where d.connection = e.connection and d.event_id = e.event_id and d.delivery_id = e.delivery_id))
+          and coalesce(
+              (select s.id from payment_events s where s.id = e.id),
+              (select min(d.id) from dead_letters d
+               where d.connection = e.connection and d.event_id = e.event_id and d.delivery_id = e.delivery_id)) is not null
         group by e.delivery_id
     ) k
     order by k.id;

@@ -1,11 +1,12 @@
 create or replace function store_payment_events(
-    p_new payment_events[], p_park boolean,
+    p_new payment_events[], p_park boolean, p_invoice_ids bigint[],
     inout p_states text[], out p_events payment_events[], out p_known boolean
 )
 language plpgsql set search_path from current
 as $$
 declare
     v_stored integer;
+    v_ids bigint[];
 begin
     p_events := p_new;
     -- In the order of the unique key: opposite batches of the same events wait, but never for each other.
@@ -23,20 +24,26 @@ begin
         return;
     end if;
 
-    -- In a statement of its own, so that it sees what another transaction had just committed.
+    -- In a statement of its own, so that it sees what another transaction had just committed. Known is what is stored
+    -- under the same id, unless a later event of this batch has stored it. What is known may be posted now if the
+    -- invoice it belongs to, as it was stored, is the one that is locked; else it stays where it is.
+    v_ids := array(select e.id from unnest(p_new) e);
     select array_agg(case when c.known is null or c.conflicts then c.event else c.known end order by c.position),
            array_agg(case
-               when c.known is null or c.state = 'invalid' then c.state
+               when c.known is null then c.state
                when c.conflicts then 'rewritten'
                when c.occurrence > 1 then 'repeated'
                when (c.known).id = (c.event).id then c.state
-               when exists (select from payments p where p.id = (c.known).id)
-                   or exists (select from payment_reports r where r.id = (c.known).id) then 'duplicate'
-               when exists (select from dead_letters d where d.payment_event_id = (c.known).id
-                            and (d.resolution is null or d.resolution = 'dismissed')) then 'dead'
+               when (select p.id from payments p where p.id = (c.known).id) is not null
+                   or (select r.id from payment_reports r where r.id = (c.known).id) is not null then 'duplicate'
+               when (select d.id from dead_letters d where d.payment_event_id = (c.known).id
+                     and (d.resolution is null or d.resolution = 'dismissed')) is not null then 'dead'
                when c.state in ('ready', 'waiting', 'busy')
-                   and not exists (select from reassigned_events a where a.id = (c.known).id) then c.state
-               when exists (select from parked_events w where w.id = (c.known).id) then 'parked'
+                   and (find_invoices(array[c.known]))[1] is not distinct from p_invoice_ids[c.position] then case
+                       when (c.known).currency <> (select i.currency from invoices i where i.id = p_invoice_ids[c.position])
+                           then 'currency_mismatch'
+                       else c.state end
+               when (select w.id from parked_events w where w.id = (c.known).id) is not null then 'parked'
                else 'queued'
            end order by c.position)
     into p_events, p_states
@@ -48,16 +55,20 @@ begin
                         and k.invoice_id is not distinct from (n.event).invoice_id
                         and k.invoice_reference is not distinct from (n.event).invoice_reference
                         and k.reference is not distinct from (n.event).reference
+                        and (k.parent_reference is not distinct from (n.event).parent_reference
+                             or num_nonnulls(k.invoice_id, k.invoice_reference) > 0)
                         and coalesce(k.currency = (n.event).currency, true)) as conflicts
             from (select e as event, p_states[row_number() over ()] as state, row_number() over () as position
                   from unnest(p_new) e) n
             left join lateral (
                 select * from payment_events k
-                where k.connection = (n.event).connection and k.event_id = (n.event).event_id offset 0) k on true
+                where k.connection = (n.event).connection and k.event_id = (n.event).event_id and n.state <> 'invalid'
+                  and not (k.id > (n.event).id and k.id = any(v_ids))
+                offset 0) k on true
         ) o
     ) c;
 end
 $$;
-comment on function store_payment_events(payment_events[], boolean, text[]) is
+comment on function store_payment_events(payment_events[], boolean, bigint[], text[]) is
     'Stores the events that may be stored: all but busy and invalid ones with p_park, else those whose invoice is known. One known before comes back as it is stored, its place as state unless it may be posted now; other content under a known id is rewritten.';
 revoke all on function store_payment_events from public;

@@ -15,7 +15,9 @@ declare
 begin
     if v_schema is null then
         raise exception 'the schema to install into does not exist: search_path is "%"', current_setting('search_path')
-            using errcode = 'PW009', hint = 'Create it first (create schema billing), then migrate again.';
+            using errcode = 'PW009',
+                  detail = format('database %s, user %s', current_database(), current_user),
+                  hint = 'Create it first (create schema billing), then migrate again.';
     end if;
 
     if octet_length(v_prefix) > 54 then    -- names end at 63 bytes
@@ -42,7 +44,9 @@ begin
             execute format('comment on role %I is %L', v_role, v_installation);
         elsif shobj_description(to_regrole(quote_ident(v_role)), 'pg_authid') is distinct from v_installation then
             raise exception 'role "%" exists and is not of this installation (%)', v_role, v_installation
-                using errcode = 'PW009', hint = 'Rename that role, or install into a schema of another name.';
+                using errcode = 'PW009',
+                      detail = 'Roles belong to the whole cluster; this one may have rights that ours must not have.',
+                      hint = 'Rename that role, or install into a schema of another name.';
         end if;
         execute format('grant usage on schema %I to %I', v_schema, v_role);
     end loop;
@@ -50,10 +54,14 @@ begin
     execute format('grant %I to current_user', v_prefix || '_owner');
     if not pg_has_role(v_prefix || '_owner', 'usage') then
         raise exception 'role "%" does not inherit what it is granted, so it cannot migrate', current_user
-            using errcode = 'PW009', hint = format('alter role %I inherit; then migrate again.', current_user);
+            using errcode = 'PW009',
+                  detail = 'Later migrations need the rights of the owner of the payment tables without asking for them.',
+                  hint = format('alter role %I inherit; then migrate again.', current_user);
     elsif not has_schema_privilege(v_prefix || '_owner', v_schema, 'create') then
         raise exception 'role "%" cannot give the owner of the payment tables its rights in schema "%"', current_user, v_schema
-            using errcode = 'PW009', hint = 'Migrate as the owner of that schema (of schema public: of the database), or as a superuser.';
+            using errcode = 'PW009',
+                  detail = format('The tables go into that schema and belong to %s_owner.', v_prefix),
+                  hint = 'Migrate as the owner of that schema (of schema public: of the database), or as a superuser.';
     end if;
     perform set_config('role', v_prefix || '_owner', true);
 end

@@ -4,8 +4,9 @@
     python -m tests.benchmarks.database throughput plans     # some of it
     python -m tests.benchmarks.database --history 0          # without the millions of past events
 
-It runs on an embedded PostgreSQL of its own, with the settings that PostgreSQL ships, or in a new database on the server
-of DATABASE_URL (as a superuser), which it drops at the end. Progress goes to standard error, the report to standard output.
+It runs on an embedded PostgreSQL of its own, with the settings that PostgreSQL ships, or in a new database on the
+server of DATABASE_URL (as a superuser), which it drops at the end. Progress goes to standard error, the report to
+standard output.
 """
 
 import argparse
@@ -13,7 +14,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,9 +114,11 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="part", help=f"of {', '.join(PARTS)}; all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--events", type=int, default=30_000, help="of each set-wise case in a round")
-    parser.add_argument("--seconds", type=int, default=2, help="of each one-at-a-time case in a round")
+    parser.add_argument("--seconds", type=int, default=1, help="of each run of the control")
     parser.add_argument("--invoices", type=int, default=100_000)
-    parser.add_argument("--history", type=int, default=5_000_000, help="past events of the second set of rounds; 0: none")
+    parser.add_argument(
+        "--history", type=int, default=5_000_000, help="past events of the second set of rounds; 0: none"
+    )
     parser.add_argument("--hour-events", type=int, default=360_000)
     parser.add_argument("--hour-seconds", type=int, default=120)
     parser.add_argument("--dead", type=int, default=500_000, help="dead index entries under an old transaction")
@@ -133,4 +135,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

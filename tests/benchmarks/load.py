@@ -1,4 +1,4 @@
-"""Load: events as providers send them, made before the clock starts, what puts them to the server, and what it takes."""
+"""Load: events as providers send them, made before the clock starts; what puts them to the server; what that takes."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import asyncpg
 
@@ -25,8 +25,8 @@ PARAMETERS = (
     "($1, $2, $3, p_connections => $4, p_currencies => $5, p_references => $6, p_occurred_at => $7,"
     " p_bodies => $8, p_content_types => $9, p_park => true)"
 )
-APPLY = f"select * from apply_payment_events{PARAMETERS}"
-ENQUEUE = f"select * from enqueue_payment_events{PARAMETERS}"
+APPLY = "select * from apply_payment_events" + PARAMETERS  # noqa: S608 - constants
+ENQUEUE = "select * from enqueue_payment_events" + PARAMETERS  # noqa: S608 - constants
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run took; CPU in seconds, that of the server 0 where it is unknown."""
+    """What one run took; CPU in seconds, `others` being what the machine did besides. Server 0: not ours to see."""
 
     events: int
     seconds: float
     server_cpu: float
     client_cpu: float
+    others: float
 
     @property
     def rate(self) -> float:
@@ -57,27 +58,52 @@ class Measured:
         return self.server_cpu / self.events * 1e6
 
     @property
+    def cpu_us(self) -> float:
+        return self.server_us + self.client_us
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other work took a tenth of the machine or more."""
+        return bool(self.server_cpu) and self.others > self.seconds * (os.cpu_count() or 1) / 10
+
+    @property
     def client_us(self) -> float:
         return self.client_cpu / self.events * 1e6
 
 
-def cpu_seconds(postmaster: int) -> tuple[float, float]:
-    """CPU used so far by the server (postmaster, its children, its children that have ended) and by us and ours."""
-    ticks = 0
-    for stat in Path("/proc").glob("[0-9]*/stat") if postmaster else ():
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it has just ended, and its parent counts it
-            continue
-        if int(stat.parent.name) == postmaster:
-            ticks += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
-        elif int(fields[1]) == postmaster:
-            ticks += sum(map(int, fields[11:13]))
-    ours = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return ticks / TICKS, sum(used.ru_utime + used.ru_stime for used in ours)
+@dataclass
+class Cpu:
+    """CPU seconds so far: of the server (postmaster, its children, those that have ended), of us and ours, of all."""
+
+    server: float
+    client: float
+    machine: float
+
+    @classmethod
+    def now(cls, postmaster: int) -> Self:
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat") if postmaster else ():
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+            except OSError:  # it has just ended, and its parent counts it
+                continue
+            if int(stat.parent.name) == postmaster:
+                ticks += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
+            elif int(fields[1]) == postmaster:
+                ticks += sum(map(int, fields[11:13]))
+        ours = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        machine = [int(n) for n in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
+        busy = sum(machine) - machine[3] - machine[4]  # all but idle and waiting for the disk
+        return cls(ticks / TICKS, sum(used.ru_utime + used.ru_stime for used in ours), busy / TICKS)
+
+    def since(self, earlier: "Cpu", events: int, seconds: float) -> Measured:
+        server, client = self.server - earlier.server, self.client - earlier.client
+        return Measured(events, seconds, server, client, self.machine - earlier.machine - server - client)
 
 
-def make_batches(events: int, size: int, invoices: int, *, body_bytes: int = 600, references: bool = False) -> list[Any]:
+def make_batches(
+    events: int, size: int, invoices: int, *, body_bytes: int = 600, references: bool = False
+) -> list[Any]:
     """Arguments for APPLY and ENQUEUE: random event ids on random invoices, each event with a body of its own."""
     random = Random()  # noqa: S311 - the ids need to be scattered, not secret
     occurred = datetime.now(UTC)
@@ -124,16 +150,14 @@ async def run_pgbench(target: Target, script: str, *, events_a_call: int = 1, **
         str(target.pgbench), "--no-vacuum", "--protocol=prepared", f"--client={clients}", length,
         f"--file={HERE / script}.pgbench", *(f"--define={name}={value}" for name, value in options.items()), target.url,
     ]  # fmt: skip
-    server, client = cpu_seconds(target.postmaster)
+    before = Cpu.now(target.postmaster)
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
-    server_after, client_after = cpu_seconds(target.postmaster)
+    after = Cpu.now(target.postmaster)
     calls = re.search(r"transactions actually processed: (\d+)", done.stdout)
     rate = re.search(r"tps = ([\d.]+)", done.stdout)
     if done.returncode or not calls or not rate:
         raise RuntimeError(f"pgbench failed: {done.stderr.strip() or done.stdout}")
-    return Measured(
-        int(calls[1]) * events_a_call, int(calls[1]) / float(rate[1]), server_after - server, client_after - client
-    )
+    return after.since(before, int(calls[1]) * events_a_call, int(calls[1]) / float(rate[1]))
 
 
 async def run_batches(target: Target, db: Connection, script: str, events: int, *, references: bool) -> Measured:
@@ -156,14 +180,14 @@ async def drain(target: Target, connections: Sequence[Connection]) -> Measured:
             applied += row["applied"]
         return applied
 
-    server, client = cpu_seconds(target.postmaster)
+    before = Cpu.now(target.postmaster)
     started = time.perf_counter()
     applied = sum(await asyncio.gather(*(work(connection) for connection in connections)))
     seconds = time.perf_counter() - started
-    server_after, client_after = cpu_seconds(target.postmaster)
+    measured = Cpu.now(target.postmaster).since(before, applied, seconds)
     while await connections[0].fetchval("select exists (select from payment_queue)"):
         await work(connections[0])
-    return Measured(applied, seconds, server_after - server, client_after - client)
+    return measured
 
 
 _started = time.monotonic()

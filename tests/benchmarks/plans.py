@@ -32,7 +32,11 @@ async def hot_plans(target: Target) -> tuple[list[str], list[str]]:
         ):
             said.clear()
             await db.fetch(statement, *arguments)
-            ours = [plan for plan in said if tables & set(re.findall(r"(?:Insert|Update|Delete|Scan|using \w+) on (\w+)", plan))]
+            ours = [
+                plan
+                for plan in said
+                if tables & set(re.findall(r"(?:Insert|Update|Delete|Scan|using \w+) on (\w+)", plan))
+            ]
             plans = {plan.partition("  plan:\n")[2].partition("\n  ")[0]: plan for plan in ours}.values()
             progress(f"plans: {name}: {len(plans)} statements on our tables")
             lines += [f"### {name}", ""]

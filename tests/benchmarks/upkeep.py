@@ -17,9 +17,9 @@ SIZES = (
 
 
 async def steady_hour(target: Target, db: Connection, events: int, seconds: int) -> list[str]:
-    """An hour's `events` in `seconds`: enqueued at an even pace in batches, processed as they come, autovacuum as shipped."""
+    """An hour's `events` in `seconds`, enqueued at an even pace and processed as they come, autovacuum as shipped."""
     lines = [
-        "| second | events so far | waiting | queue table, kB | its indexes, kB | dead tuples | autovacuums | claim, ms |",
+        "| second | events | waiting | queue table, kB | its indexes, kB | dead tuples | autovacuums | claim, ms |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     enqueuer, worker = [await asyncpg.connect(target.url) for _ in range(2)]

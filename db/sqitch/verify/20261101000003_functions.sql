@@ -28,7 +28,7 @@ function invoice_timeline(bigint) security definer
 function leave_waiting(payment_event_outcome[])
 function lock_invoices(payment_events[],boolean)
 function misplaced_events() security definer
-function new_payment_events(text[],bigint[],bigint[],text[],text[],text[],text[],text[],text[],timestamp with time zone[],integer[],integer)
+function new_payment_events(text[],bigint[],bigint[],text[],text[],text[],text[],text[],text[],timestamp with time zone[],integer[],bytea[])
 function open_queue_gate() security definer
 function payment_event_error(payment_events)
 function payment_event_results(payment_events[],payment_event_outcome[])
@@ -38,7 +38,7 @@ function process_claimed_events(bigint[],integer) security definer
 function process_payment_queue(integer,bigint,boolean,integer,integer) security definer
 function prune_deliveries(interval,integer) security definer
 function queue_channel() security definer
-function queue_failed_events(payment_events[],payment_event_outcome[])
+function queue_failed_event(payment_events,payment_event_outcome)
 function raise_rejected_event(payment_events,payment_event_outcome)
 function reassign_dead_letter(bigint,bigint,text,text) security definer
 function record_operator_action(text,text,text,bigint,bigint)
@@ -49,10 +49,10 @@ function release_parked_events(bigint[])
 function resolve_dead_letter(bigint,text,text,text)
 function retry_dead_letter(bigint,text,text) security definer
 function retry_dead_letters(text,integer,text,text) security definer
-function set_events_aside(payment_events[],bigint[],text[])
+function set_events_aside(payment_events[],bigint[],text[],bigint[])
 function store_dead_letter(text,text,text,bytea,text,text) security definer
 function store_deliveries(payment_events[],bytea[],text[],integer[])
-function store_payment_events(payment_events[],boolean,text[])
+function store_payment_events(payment_events[],boolean,bigint[],text[])
 function try_queue_watch() security definer
 function void_payment(text,text,text,text) security definer
 function wake_listener() security definer

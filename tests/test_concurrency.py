@@ -275,8 +275,17 @@ async def test_a_worker_terminated_half_way_leaves_nothing_half_done(database_ur
 async def test_a_worker_killed_by_signal_half_way_leaves_nothing_half_done(
     bin_dir: Path | None, tmp_path: Path
 ) -> None:
-    async def kill(_: Connection, backend: int) -> None:
+    async def kill(db: Connection, backend: int) -> None:
         os.kill(backend, signal.SIGKILL)  # PostgreSQL ends all other backends too, and recovers from its WAL
+
+        async def ended() -> bool:
+            try:
+                await db.execute("select 1")
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                return True
+            return False
+
+        await sessions.until(ended)
 
     with embedded.start(tmp_path / "data", bin_dir=bin_dir, settings={"fsync": "off"}) as server:
         await migrate.up(server.url)

@@ -486,9 +486,9 @@ async def test_an_amount_never_posts_in_another_currency_than_it_was_first_repor
     await add_invoice(db, 1)
     assert await enqueue_each(db, [Event("e", 1, 700, currency="EUR")], park=True) == ["queued"]
     assert await send(db, [Event("e", 1, 700)]) == ["currency_mismatch"]
+    await drain(db)
     assert await balance(db, 1) == ("sent", 0, 0, 0)
     assert await whereabouts(db, "e") == ("failed", "dead")
-    await drain(db)
     await assert_consistent(db)
 
 

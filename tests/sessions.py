@@ -34,8 +34,21 @@ async def until(happened: Callable[[], Awaitable[object]]) -> None:
 
 async def blocked(watcher: Connection, waiting: Connection, call: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
     """Start `call`, which `waiting` executes, and return it once it waits for a lock that another session holds."""
+    task = await started(watcher, waiting, call)
+    assert not task.done(), "it did not have to wait"
+    return task
+
+
+async def started(watcher: Connection, session: Connection, call: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+    """Start `call`, which `session` executes, and return it once it is done or waits for another session's lock."""
     task = asyncio.create_task(call)
-    await until(lambda: watcher.fetchval("select pg_blocking_pids($1) <> '{}'", waiting.get_server_pid()))
+
+    async def waits() -> bool:
+        await asyncio.sleep(0)
+        blockers = await watcher.fetchval("select pg_blocking_pids($1)", session.get_server_pid())
+        return task.done() or bool(blockers)
+
+    await until(waits)
     return task
 
 

@@ -201,29 +201,18 @@ async def test_a_worker_passes_over_an_event_that_a_call_is_applying(connect: Co
     assert set((await sessions.times_posted(db)).values()) == {1}
 
 
-async def test_a_dead_event_that_is_retried_while_a_worker_finds_it_dead_is_not_lost(
-    connect: Connect, db: Connection
-) -> None:
-    """Three sessions: a worker that claimed the event, a call that made it a dead letter, an operator who retries."""
+async def test_a_dead_event_retried_while_it_is_reported_again_is_not_lost(connect: Connect, db: Connection) -> None:
+    """The report finds it dead; before it has tidied up the queue, an operator has put it there."""
     await calls.add_invoice(db, 1)
-    await calls.add_invoice(db, 2)
-    await calls.apply(db, Event("first", 2, 100, reference="ch_1"))
-    await calls.enqueue_all(db, [Event("x", 2, 90, reference="ch_1"), Event("slow", 1)])
-    worker, operator = await connect(), await connect()
-    await worker.execute("begin")
-    claimed = await worker.fetchval("select claim_payment_events()")
-    assert await apply_one(db, Event("x", 2, 90, reference="ch_1")) == "conflict"
-    await db.execute(sessions.HOLD_AT_COMMIT)
-    await db.execute("select pg_advisory_lock(4711)")
-    working = await sessions.blocked(
-        db, worker, worker.fetch("select * from process_claimed_events($1)", claimed)
-    )  # it has seen that x is a dead letter already
-    retrying = asyncio.create_task(operator.fetchval("select retry_dead_letters('conflict')"))
-    await asyncio.wait([retrying], timeout=0.3)  # it may have to wait for the worker
-    await db.execute("select pg_advisory_unlock(4711)")
-    await working
-    await worker.execute("commit")
-    await retrying
+    await apply_one(db, Event("first", 1, 100, reference="ch_1"))
+    assert await apply_one(db, Event("e1", 1, 90, reference="ch_1")) == "conflict"
+    operator, reporter = await connect(), await connect()
+    await operator.execute("begin; lock table payment_queue in access exclusive mode")
+    reporting = await sessions.started(db, reporter, apply_one(reporter, Event("e1", 1, 90, reference="ch_1")))
+    assert await operator.fetchval("select retry_dead_letters('conflict')") == 1
+    await operator.execute("commit")
+    assert await reporting == "dead"
+    assert await calls.whereabouts(db, "e1") == ("pending", "queued")
     assert await db.fetch("select * from misplaced_events()") == []
     await assert_right(db)
 
@@ -391,8 +380,37 @@ async def test_opposite_batches_from_many_sessions_never_deadlock_and_the_sums_a
     traffic = await make_traffic(connect, db, seed=1)
     await traffic.run(5)
     assert traffic.errors == {}
-    assert set(traffic.outcomes) == KNOWN
+    assert {"applied", "duplicate", "conflict", "parked", "processed"} <= set(traffic.outcomes) <= KNOWN
     await assert_right(db)
+
+
+async def test_opposite_batches_that_meet_in_their_movements_only_never_deadlock(
+    connect: Connect, db: Connection
+) -> None:
+    """Each session reports the same movements on an invoice of its own: no invoice's lock keeps them apart."""
+    reporters = [await connect() for _ in range(8)]
+
+    async def report(connection: Connection, invoice_id: int) -> Counter[str]:
+        found: Counter[str] = Counter()
+        await calls.add_invoice(connection, invoice_id, 500)
+        for n in range(25):
+            events = [
+                Event(f"{invoice_id}-{n}-{movement}-{kind}", invoice_id, 100, kind, reference=f"{n}-{movement}")
+                for movement in range(20)
+                for kind in ("payment", "refund")
+            ]
+            random.Random(f"{n}-{invoice_id}").shuffle(events)  # noqa: S311
+            if n % 3:
+                found.update(calls.outcomes(await calls.apply_all(connection, events)))
+            else:
+                await calls.enqueue_all(connection, events)
+                await calls.process(connection)
+        return found
+
+    found = await asyncio.gather(*map(report, reporters, range(1, 9)))
+    assert set().union(*found) == {"applied", "conflict"}
+    await assert_right(db)
+    assert await calls.counts(db, "payments") == [25 * 40]
 
 
 async def test_opposite_batches_in_which_a_users_trigger_raises_never_deadlock_either(
@@ -506,8 +524,7 @@ async def test_a_transaction_that_holds_rows_of_a_queued_event_and_then_applies_
     await db.execute("set statement_timeout = '5s'; set deadlock_timeout = '50ms'")
     await calls.enqueue(db, Event("e2", 2, 700))
     await calls.process(db)
-    reporting = asyncio.create_task(apply_one(caller, Event("e1", 1, 5000)))
-    await asyncio.wait([reporting], timeout=0.2)  # with the invoice held it waits
+    reporting = await sessions.started(db, caller, apply_one(caller, Event("e1", 1, 5000)))
     answers = [await apply_one(user, Event("e1", 1, 5000))]
     await user.execute("commit")
     answers.append(await reporting)

@@ -28,6 +28,7 @@ from tests.calls import (
     whereabouts,
 )
 from tests.conftest import Connect, Connection
+from tests.sessions import blocked
 
 LARGEST_AMOUNT = 10**15
 LARGEST_SUM = 10**18
@@ -645,6 +646,21 @@ async def test_an_event_parked_for_its_invoice_is_applied_as_soon_as_it_is_sent_
     assert await balance(db, 5) == ("partially_paid", 200, 0, 0)
 
 
+@one_by_one_and_together
+async def test_an_event_that_is_parked_though_its_invoice_is_there_is_applied_and_parked_no_more(
+    db: Connection, send: Send
+) -> None:
+    await send(db, [Event("e", 5)], park=True)
+    # What happens when two transactions, one that parks and one that inserts, do not see each other.
+    await db.execute("alter table invoices disable trigger invoices_release")
+    await add_invoice(db, 5)
+    assert await whereabouts(db, "e") == ("pending", "parked")
+    assert await send(db, [Event("e", 5)]) == ["applied"]
+    await assert_consistent(db)
+    await drain(db)
+    assert await counts(db, "payments", "parked_events") == [1, 0]
+
+
 async def test_an_event_parked_for_its_invoice_is_queued_when_the_invoice_is_inserted(db: Connection) -> None:
     await apply_all(db, [Event("by id", 5), Event("by name", invoice_reference="INV-5"), Event("other", 6)], park=True)
     await add_invoice(db, 5)
@@ -818,6 +834,26 @@ async def test_a_worker_defers_events_of_a_locked_invoice_and_counts_no_attempt(
     await transaction.commit()
     await db.execute("update payment_queue set next_attempt_at = now()")
     assert (await process(db))["applied"] == 2
+
+
+@pytest.mark.parametrize("beside", [None, Event("e", 1, 0), Event("invalid", 1, 0)])
+async def test_an_event_that_another_stores_while_the_call_waits_for_its_invoice_posts_once(
+    db: Connection, connect: Connect, beside: Event | None
+) -> None:
+    await add_invoice(db, 1)
+    caller, other = await connect(), await connect()
+    transaction = db.transaction()
+    await transaction.start()
+    await db.execute("select from invoices where id = 1 for update")
+    events = [Event("e", 1)] if beside is None else [beside, Event("e", 1)]
+    call = await blocked(other, caller, apply_together(caller, events))
+    await enqueue(other, Event("e", 1))
+    await transaction.commit()
+    assert (await call)[-1] == "applied"
+    await drain(db)
+    assert await balance(db, 1) == ("partially_paid", 100, 0, 0)
+    assert await rows_of(db, "select event_id from payments left join payment_events using (id)") == [("e",)]
+    await assert_consistent(db)
 
 
 # One bad event among 500 good ones.

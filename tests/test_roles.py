@@ -515,7 +515,6 @@ async def test_what_a_caller_plants_in_a_schema_or_in_pg_temp_is_not_what_the_fu
             create function now() returns timestamptz {PLANTED}
             create function "left"(text, integer) returns text {PLANTED}
             create function base_kind(text) returns text {PLANTED}
-            create function find_invoices(public.payment_events[]) returns bigint[] {PLANTED}
             create function release_parked_events(bigint[]) returns bigint {PLANTED}
         """)
         for table in TABLES:

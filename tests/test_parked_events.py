@@ -227,17 +227,16 @@ async def test_an_event_released_while_a_worker_parks_it_is_not_lost(connect: Co
 
 async def test_an_event_released_while_it_is_reported_again_is_not_lost(connect: Connect, db: Connection) -> None:
     """The report finds it parked; before it has tidied up the queue, another has moved it there."""
-    await calls.add_invoice(db, 7)
-    assert (await calls.apply(db, refund("e1", 7)))["outcome"] == "parked"
+    assert (await calls.apply(db, for_invoice("e1", 7), park=True))["outcome"] == "parked"
     bringer, reporter = await connect(), await connect()
     await bringer.execute("begin; lock table payment_queue in access exclusive mode")
-    reporting = await sessions.started(db, reporter, calls.apply(reporter, refund("e1", 7)))
-    await apply_payment(bringer, 7)
+    reporting = await sessions.started(db, reporter, calls.apply(reporter, for_invoice("e1", 7), park=True))
+    await bring_invoice(bringer, 7)
     await bringer.execute("commit")
     assert (await reporting)["outcome"] == "parked"
     assert await db.fetch("select * from misplaced_events()") == []
     await assert_right(db)
-    assert await calls.balance(db, 7) == REFUNDED
+    assert await calls.balance(db, 7) == PAID
 
 
 async def test_bringing_what_an_event_waits_for_does_not_wait_for_whoever_holds_it(

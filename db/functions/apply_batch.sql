@@ -8,6 +8,7 @@ declare
     v_states text[];
     v_near_limit boolean;
     v_known boolean;
+    v_again integer;
     v_outcomes payment_event_outcome[] := '{}';
 begin
     select l.* into v_invoice_ids, v_states, v_near_limit from lock_invoices(p_events, p_wait) l;
@@ -16,6 +17,17 @@ begin
             v_outcomes := v_outcomes || apply_batch(p_events[v_position:v_position], p_stored, p_park, p_wait);
         end loop;
         return v_outcomes;
+    end if;
+    if not p_stored and cardinality(p_events) > 1 then
+        -- What waits for a movement may come again behind it in one batch: then the batch ends before that.
+        select min(r.position) into v_again
+        from (select e.ordinality as position, row_number() over (partition by e.connection, e.event_id order by e.ordinality) as occurrence
+              from unnest(p_events) with ordinality e
+              where v_states[e.ordinality] = 'waiting' or v_states[e.ordinality] = 'ready' and base_kind(e.kind) is not null) r
+        where r.occurrence > 1;
+        if v_again is not null then
+            return apply_batch(p_events[:v_again - 1], p_stored, p_park, p_wait) || apply_batch(p_events[v_again:], p_stored, p_park, p_wait);
+        end if;
     end if;
     if not p_stored then
         select s.* into v_states, v_events, v_known from store_payment_events(p_events, p_park, v_invoice_ids, v_states) s;
@@ -26,9 +38,9 @@ begin
                      from unnest(v_events) with ordinality e order by e.ordinality);
     end if;
     -- It moves what it has stored itself, or holds in the queue. Where another event waits is for the worker to change.
-    v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states, array(select e.id from unnest(p_events) e));
+    v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states, array(select e.id from unnest(p_events) e where e.id is not null));
     if v_known then
-        perform leave_waiting(v_outcomes);
+        perform leave_waiting(v_outcomes, p_claimed => false);
     end if;
     return v_outcomes;
 end

@@ -62,5 +62,5 @@ begin
 end
 $$;
 comment on function apply_isolated(payment_events[], boolean, boolean, boolean) is
-    'apply_batch(), where an event whose application raises (a trigger of yours, at once or deferred) fails alone.';
+    'apply_batch(), where an event whose application raises (a trigger of yours, at once or deferred) fails alone. A batch in which one raises is applied in the order of event ids.';
 revoke all on function apply_isolated from public;

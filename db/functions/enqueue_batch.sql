@@ -30,7 +30,8 @@ begin
                      from unnest(p_events) with ordinality e order by e.ordinality);
     end if;
     v_states := array(select case
-        when s.state <> 'ready' and s.state <> 'queued' then s.state
+        when s.state not in ('ready', 'queued')    -- a known event in another currency waits where it is, for the worker to bury
+            and not (s.state = 'currency_mismatch' and v_events[s.position].id <> p_events[s.position].id) then s.state
         when v_events[s.position].id = p_events[s.position].id then 'queued'
         when (select w.id from parked_events w where w.id = v_events[s.position].id) is not null then 'parked'
         else 'duplicate' end

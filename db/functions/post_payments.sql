@@ -10,6 +10,7 @@ declare
     v_posted bigint[] := '{}';
     v_now_posted bigint[];
     v_postings bigint[];
+    v_ids bigint[] := array(select e.id from unnest(p_events) with ordinality e order by e.ordinality);
 begin
     foreach v_phase in array array(select distinct posting_phase(e.kind) from unnest(p_events) e order by 1) loop
         if v_phase = 3 or v_phase = 2 and 'waiting' = any(p_states) then
@@ -19,7 +20,7 @@ begin
                    array_agg(case
                        when p_states[e.ordinality] not in ('ready', 'waiting') or posting_phase(e.kind) <> v_phase
                            or p_states[e.ordinality] = 'ready' and base_kind(e.kind) is null then p_states[e.ordinality]
-                       when m.id is null or m.id > e.id and m.id = any(v_posted) then 'waiting'
+                       when m.id is null or array_position(v_ids, m.id) > e.ordinality and m.id = any(v_posted) then 'waiting'
                        when p_states[e.ordinality] = 'waiting' and m.id <> all(v_posted) then 'waiting'
                        when e.currency <> i.currency then 'currency_mismatch'
                        when base_kind(e.kind) is null then 'ready'

@@ -4,7 +4,7 @@ create or replace function process_claimed_events(
     out busy integer, out failed integer, out dead integer
 )
 language plpgsql security definer set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     v_outcomes payment_event_outcome[];
@@ -25,7 +25,7 @@ begin
         delete from payment_queue q where q.id = any(p_ids);
         return;
     end if;
-    perform leave_waiting(v_outcomes);
+    perform leave_waiting(v_outcomes, p_claimed => true);
     update payment_queue q set next_attempt_at = now() + interval '0.5 s'
     where q.id = any(array(select o.id from unnest(v_outcomes) o where o.outcome = 'busy'));
     for v_failed in select o.id, o.detail from unnest(v_outcomes) o where o.outcome = 'failed' loop

@@ -74,9 +74,11 @@ begin
     if 'repeated' = any(p_states) then
         v_outcomes := array(
             select case when p_states[e.ordinality] <> 'repeated' then v_outcomes[e.ordinality]
-                else (select row(o.id, o.invoice_id, case when o.outcome = 'applied' then 'duplicate' when o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range') then 'dead' else o.outcome end,
-                             case when o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range') then concat_ws(': ', o.outcome, o.detail) else o.detail end)::payment_event_outcome
-                      from unnest(v_outcomes) o where o.id = e.id and o.outcome <> 'repeated' limit 1) end
+                else (select row(o.id, o.invoice_id, case when o.outcome = 'applied' then 'duplicate' when o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range') and o.id = any(p_own) then 'dead' else o.outcome end,
+                             case when o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range') and o.id = any(p_own) then concat_ws(': ', o.outcome, o.detail) else o.detail end)::payment_event_outcome
+                      from unnest(v_outcomes) with ordinality o
+                      where o.id = e.id and o.outcome <> 'repeated' and o.ordinality < e.ordinality
+                      order by o.ordinality desc limit 1) end
             from unnest(p_events) with ordinality e order by e.ordinality);
     end if;
     return v_outcomes;

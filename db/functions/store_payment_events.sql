@@ -27,12 +27,13 @@ begin
     -- In a statement of its own, so that it sees what another transaction had just committed. Known is what is stored
     -- under the same id, unless a later event of this batch has stored it. What is known may be posted now if the
     -- invoice it belongs to, as it was stored, is the one that is locked; else it stays where it is.
-    v_ids := array(select e.id from unnest(p_new) e);
+    v_ids := array(select e.id from unnest(p_new) e where e.id is not null);
     select array_agg(case when c.known is null or c.conflicts then c.event else c.known end order by c.position),
            array_agg(case
+               when c.known is null and c.state in ('ready', 'waiting') then 'busy'    -- never posted without its row
                when c.known is null then c.state
                when c.conflicts then 'rewritten'
-               when c.occurrence > 1 then 'repeated'
+               when c.decided then 'repeated'
                when (c.known).id = (c.event).id then c.state
                when (select p.id from payments p where p.id = (c.known).id) is not null
                    or (select r.id from payment_reports r where r.id = (c.known).id) is not null then 'duplicate'
@@ -48,7 +49,8 @@ begin
            end order by c.position)
     into p_events, p_states
     from (
-        select o.*, row_number() over (partition by (o.known).id, o.conflicts order by o.position) as occurrence
+        select o.*, coalesce(bool_or(o.state in ('ready', 'waiting', 'busy') or (o.known).id = (o.event).id) over (
+                   partition by (o.known).id, o.conflicts order by o.position rows between unbounded preceding and 1 preceding), false) as decided
         from (
             select n.*, k::payment_events as known,
                    not (k.kind = (n.event).kind and k.amount = (n.event).amount

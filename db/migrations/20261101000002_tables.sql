@@ -246,6 +246,9 @@ select grant_to('biller', 'select, insert (id, amount, currency, status), update
        grant_to('biller', 'select, insert (connection, reference, invoice_id), delete on invoice_references'),
        grant_to('operator', 'select on invoices, invoice_references, deliveries, payment_events, payments, payment_reports, payment_queue, parked_events, dead_letters, reassigned_events, operator_actions');
 
+revoke all on type invoices, invoice_references, deliveries, payment_events, payments, payment_reports, payment_queue, parked_events,
+    dead_letters, reassigned_events, operator_actions, payment_event_outcome, payment_event_result from public;
+
 reset role;
 
 -- migrate:down

@@ -71,6 +71,7 @@ declare
     v_states text[];
     v_near_limit boolean;
     v_known boolean;
+    v_again integer;
     v_outcomes payment_event_outcome[] := '{}';
 begin
     select l.* into v_invoice_ids, v_states, v_near_limit from lock_invoices(p_events, p_wait) l;
@@ -79,6 +80,17 @@ begin
             v_outcomes := v_outcomes || apply_batch(p_events[v_position:v_position], p_stored, p_park, p_wait);
         end loop;
         return v_outcomes;
+    end if;
+    if not p_stored and cardinality(p_events) > 1 then
+        -- What waits for a movement may come again behind it in one batch: then the batch ends before that.
+        select min(r.position) into v_again
+        from (select e.ordinality as position, row_number() over (partition by e.connection, e.event_id order by e.ordinality) as occurrence
+              from unnest(p_events) with ordinality e
+              where v_states[e.ordinality] = 'waiting' or v_states[e.ordinality] = 'ready' and base_kind(e.kind) is not null) r
+        where r.occurrence > 1;
+        if v_again is not null then
+            return apply_batch(p_events[:v_again - 1], p_stored, p_park, p_wait) || apply_batch(p_events[v_again:], p_stored, p_park, p_wait);
+        end if;
     end if;
     if not p_stored then
         select s.* into v_states, v_events, v_known from store_payment_events(p_events, p_park, v_invoice_ids, v_states) s;
@@ -89,9 +101,9 @@ begin
                      from unnest(v_events) with ordinality e order by e.ordinality);
     end if;
     -- It moves what it has stored itself, or holds in the queue. Where another event waits is for the worker to change.
-    v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states, array(select e.id from unnest(p_events) e));
+    v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states, array(select e.id from unnest(p_events) e where e.id is not null));
     if v_known then
-        perform leave_waiting(v_outcomes);
+        perform leave_waiting(v_outcomes, p_claimed => false);
     end if;
     return v_outcomes;
 end
@@ -164,7 +176,7 @@ begin
 end
 $$;
 comment on function apply_isolated(payment_events[], boolean, boolean, boolean) is
-    'apply_batch(), where an event whose application raises (a trigger of yours, at once or deferred) fails alone.';
+    'apply_batch(), where an event whose application raises (a trigger of yours, at once or deferred) fails alone. A batch in which one raises is applied in the order of event ids.';
 revoke all on function apply_isolated from public;
 
 create or replace function apply_payment_event(
@@ -174,7 +186,7 @@ create or replace function apply_payment_event(
     p_body bytea default null, p_content_type text default null, p_park boolean default false
 ) returns payment_event_result
 language plpgsql security definer set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     v_events payment_events[] := new_payment_events(
@@ -203,7 +215,7 @@ create or replace function apply_payment_events(
     p_park boolean default false, p_wait boolean default true
 ) returns setof payment_event_result
 language plpgsql security definer set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     v_events payment_events[] := new_payment_events(
@@ -240,7 +252,7 @@ revoke all on function bury_payment_event from public;
 create or replace function claim_payment_events(p_batch_size integer default 500, p_after bigint default 0, p_retries boolean default null)
 returns bigint[]
 language plpgsql security definer set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     v_ids bigint[] := '{}';
@@ -347,7 +359,8 @@ begin
                      from unnest(p_events) with ordinality e order by e.ordinality);
     end if;
     v_states := array(select case
-        when s.state <> 'ready' and s.state <> 'queued' then s.state
+        when s.state not in ('ready', 'queued')    -- a known event in another currency waits where it is, for the worker to bury
+            and not (s.state = 'currency_mismatch' and v_events[s.position].id <> p_events[s.position].id) then s.state
         when v_events[s.position].id = p_events[s.position].id then 'queued'
         when (select w.id from parked_events w where w.id = v_events[s.position].id) is not null then 'parked'
         else 'duplicate' end
@@ -371,7 +384,7 @@ create or replace function enqueue_payment_event(
     p_body bytea default null, p_content_type text default null, p_park boolean default false
 ) returns payment_event_result
 language plpgsql security definer set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     v_events payment_events[] := new_payment_events(
@@ -397,7 +410,7 @@ create or replace function enqueue_payment_events(
     p_park boolean default false
 ) returns setof payment_event_result
 language plpgsql security definer set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     v_events payment_events[] := new_payment_events(
@@ -616,27 +629,33 @@ revoke all on function invoice_timeline from public;
 select grant_to('operator', 'execute on function invoice_timeline');
 select grant_to('reader', 'execute on function invoice_timeline');
 
-create or replace function leave_waiting(p_outcomes payment_event_outcome[]) returns void
+create or replace function leave_waiting(p_outcomes payment_event_outcome[], p_claimed boolean) returns void
 language plpgsql set search_path from current
 as $$
 declare
+    v_ids bigint[] := array(select o.id from unnest(p_outcomes) o);
     v_settled bigint[] := array(
-        select o.id from unnest(p_outcomes) o
+        select o.id from unnest(v_ids) o(id)
         where coalesce((select p.id from payments p where p.id = o.id),
-                       (select r.id from payment_reports r where r.id = o.id),
-                       (select d.payment_event_id from dead_letters d where d.payment_event_id = o.id
-                        and (d.resolution is null or d.resolution = 'dismissed'))) is not null);
-    v_parked bigint[] := array(select w.id from parked_events w where w.id = any(array(select o.id from unnest(p_outcomes) o)));
+                       (select r.id from payment_reports r where r.id = o.id)) is not null);
+    v_moved bigint[] := '{}';
 begin
+    if p_claimed then    -- who holds the queue's rows has just parked or buried these; for others that may change at any moment
+        v_moved := array(
+            select w.id from parked_events w where w.id = any(v_ids)
+            union all
+            select d.payment_event_id from dead_letters d
+            where d.payment_event_id = any(v_ids) and (d.resolution is null or d.resolution = 'dismissed'));
+    end if;
     -- Without waiting: a worker that holds the row finds the event settled and removes it.
     delete from payment_queue q
-    where q.id = any(array(select l.id from payment_queue l where l.id = any(v_settled || v_parked) for update skip locked));
+    where q.id = any(array(select l.id from payment_queue l where l.id = any(v_settled || v_moved) for update skip locked));
     delete from parked_events w
     where w.id = any(array(select l.id from parked_events l where l.id = any(v_settled) for update skip locked));
 end
 $$;
-comment on function leave_waiting(payment_event_outcome[]) is
-    'Removes from the queue and from the parked what stands elsewhere by now, and parked ones from the queue.';
+comment on function leave_waiting(payment_event_outcome[], boolean) is
+    'Removes posted events from the queue and from the parked; with p_claimed, parked and buried ones from the queue.';
 revoke all on function leave_waiting from public;
 
 create or replace function lock_invoices(
@@ -779,6 +798,7 @@ declare
     v_posted bigint[] := '{}';
     v_now_posted bigint[];
     v_postings bigint[];
+    v_ids bigint[] := array(select e.id from unnest(p_events) with ordinality e order by e.ordinality);
 begin
     foreach v_phase in array array(select distinct posting_phase(e.kind) from unnest(p_events) e order by 1) loop
         if v_phase = 3 or v_phase = 2 and 'waiting' = any(p_states) then
@@ -788,7 +808,7 @@ begin
                    array_agg(case
                        when p_states[e.ordinality] not in ('ready', 'waiting') or posting_phase(e.kind) <> v_phase
                            or p_states[e.ordinality] = 'ready' and base_kind(e.kind) is null then p_states[e.ordinality]
-                       when m.id is null or m.id > e.id and m.id = any(v_posted) then 'waiting'
+                       when m.id is null or array_position(v_ids, m.id) > e.ordinality and m.id = any(v_posted) then 'waiting'
                        when p_states[e.ordinality] = 'waiting' and m.id <> all(v_posted) then 'waiting'
                        when e.currency <> i.currency then 'currency_mismatch'
                        when base_kind(e.kind) is null then 'ready'
@@ -885,7 +905,7 @@ create or replace function process_claimed_events(
     out busy integer, out failed integer, out dead integer
 )
 language plpgsql security definer set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     v_outcomes payment_event_outcome[];
@@ -906,7 +926,7 @@ begin
         delete from payment_queue q where q.id = any(p_ids);
         return;
     end if;
-    perform leave_waiting(v_outcomes);
+    perform leave_waiting(v_outcomes, p_claimed => true);
     update payment_queue q set next_attempt_at = now() + interval '0.5 s'
     where q.id = any(array(select o.id from unnest(v_outcomes) o where o.outcome = 'busy'));
     for v_failed in select o.id, o.detail from unnest(v_outcomes) o where o.outcome = 'failed' loop
@@ -926,7 +946,7 @@ create or replace function process_payment_queue(
     out busy integer, out failed integer, out dead integer, out released integer, out last_id bigint
 )
 language plpgsql security definer set search_path from current
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
 as $$
 declare
     v_ids bigint[] := claim_payment_events(p_batch_size, p_after, p_retries);
@@ -1250,9 +1270,11 @@ begin
     if 'repeated' = any(p_states) then
         v_outcomes := array(
             select case when p_states[e.ordinality] <> 'repeated' then v_outcomes[e.ordinality]
-                else (select row(o.id, o.invoice_id, case when o.outcome = 'applied' then 'duplicate' when o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range') then 'dead' else o.outcome end,
-                             case when o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range') then concat_ws(': ', o.outcome, o.detail) else o.detail end)::payment_event_outcome
-                      from unnest(v_outcomes) o where o.id = e.id and o.outcome <> 'repeated' limit 1) end
+                else (select row(o.id, o.invoice_id, case when o.outcome = 'applied' then 'duplicate' when o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range') and o.id = any(p_own) then 'dead' else o.outcome end,
+                             case when o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range') and o.id = any(p_own) then concat_ws(': ', o.outcome, o.detail) else o.detail end)::payment_event_outcome
+                      from unnest(v_outcomes) with ordinality o
+                      where o.id = e.id and o.outcome <> 'repeated' and o.ordinality < e.ordinality
+                      order by o.ordinality desc limit 1) end
             from unnest(p_events) with ordinality e order by e.ordinality);
     end if;
     return v_outcomes;
@@ -1338,12 +1360,13 @@ begin
     -- In a statement of its own, so that it sees what another transaction had just committed. Known is what is stored
     -- under the same id, unless a later event of this batch has stored it. What is known may be posted now if the
     -- invoice it belongs to, as it was stored, is the one that is locked; else it stays where it is.
-    v_ids := array(select e.id from unnest(p_new) e);
+    v_ids := array(select e.id from unnest(p_new) e where e.id is not null);
     select array_agg(case when c.known is null or c.conflicts then c.event else c.known end order by c.position),
            array_agg(case
+               when c.known is null and c.state in ('ready', 'waiting') then 'busy'    -- never posted without its row
                when c.known is null then c.state
                when c.conflicts then 'rewritten'
-               when c.occurrence > 1 then 'repeated'
+               when c.decided then 'repeated'
                when (c.known).id = (c.event).id then c.state
                when (select p.id from payments p where p.id = (c.known).id) is not null
                    or (select r.id from payment_reports r where r.id = (c.known).id) is not null then 'duplicate'
@@ -1359,7 +1382,8 @@ begin
            end order by c.position)
     into p_events, p_states
     from (
-        select o.*, row_number() over (partition by (o.known).id, o.conflicts order by o.position) as occurrence
+        select o.*, coalesce(bool_or(o.state in ('ready', 'waiting', 'busy') or (o.known).id = (o.event).id) over (
+                   partition by (o.known).id, o.conflicts order by o.position rows between unbounded preceding and 1 preceding), false) as decided
         from (
             select n.*, k::payment_events as known,
                    not (k.kind = (n.event).kind and k.amount = (n.event).amount

@@ -65,6 +65,8 @@ select grant_to('listener', 'select on queue_health'),
        grant_to(r, 'select on invoice_balances, payment_event_states, waiting_events, open_dead_letters, queue_health')
 from unnest(array['operator', 'reader']) r;
 
+revoke all on type invoice_balances, payment_event_states, waiting_events, open_dead_letters, queue_health from public;
+
 reset role;
 
 -- migrate:down

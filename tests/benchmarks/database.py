@@ -13,11 +13,11 @@ import argparse
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -37,7 +37,7 @@ def server(data_dir: Path | None) -> Iterator[tuple[str, Path, int]]:
         pgbench = shutil.which("pgbench")
         if pgbench is None:
             raise SystemExit("pgbench is not in PATH. Install PostgreSQL's client programs.")
-        yield urlsplit(url)._replace(path=f"/{DATABASE}").geturl(), Path(pgbench), 0
+        yield re.sub("(://[^/?]*)(/[^?]*)?", rf"\1/{DATABASE}", url, count=1), Path(pgbench), 0
         return
     with contextlib.ExitStack() as stack:
         folder = data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="payments-benchmark-")))
@@ -50,8 +50,13 @@ async def drop(url: str) -> None:
     admin: Connection = await asyncpg.connect(url, database="postgres")
     try:
         await admin.execute(f"drop database if exists {DATABASE} with (force)")
-        for role in await admin.fetch("select rolname from pg_roles where starts_with(rolname, $1)", f"{DATABASE}_"):
-            await admin.execute(f"drop role {role['rolname']}")
+        installation = f"payment webhooks of database {DATABASE}, "
+        for role in await admin.fetch(
+            "select quote_ident(rolname) as name from pg_roles"
+            " where starts_with(shobj_description(oid, 'pg_authid'), $1)",
+            installation,
+        ):
+            await admin.execute(f"drop role {role['name']}")
     finally:
         await admin.close()
 

@@ -25,7 +25,7 @@ function guard_invoice_sums()
 function invoice_discrepancies() security definer
 function invoice_status(bigint,bigint,bigint,bigint)
 function invoice_timeline(bigint) security definer
-function leave_waiting(payment_event_outcome[])
+function leave_waiting(payment_event_outcome[],boolean)
 function lock_invoices(payment_events[],boolean)
 function misplaced_events() security definer
 function new_payment_events(text[],bigint[],bigint[],text[],text[],text[],text[],text[],text[],timestamp with time zone[],integer[],bytea[])

@@ -1,6 +1,7 @@
-"""The files under db/ that follow from db/migrations. `python -m tests.derive` writes them, a test compares.
+"""The files under db/ that follow from others. `python -m tests.derive` writes them, a test compares.
 
-db/schema.sql for reading, and for sqitch the plan with a deploy, a revert and a verify script for each migration.
+From db/functions the migration that creates them (until the first release: a released migration is frozen). From
+db/migrations db/schema.sql for reading, and for sqitch the plan with a deploy, a revert and a verify script for each.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from service import embedded, migrate
 DB = migrate.MIGRATIONS.parent
 SCHEMA = DB / "schema.sql"
 SQITCH = DB / "sqitch"
+FUNCTIONS = migrate.MIGRATIONS / "20261101000003_functions.sql"
 
 SCHEMA_HEAD = """\
 -- The whole schema in one place: what a fresh migration dumps. Derived from migrations/ by python -m tests.derive.
@@ -27,6 +29,21 @@ SCHEMA_HEAD = """\
 do $$ begin raise exception 'db/schema.sql is for reading, it has no privileges; deploy with dbmate up'; end $$;
 \\quit
 
+"""
+FUNCTIONS_MIGRATION = """\
+-- The functions as they were when this was released. Their present bodies: db/functions/.
+
+-- migrate:up
+select set_config('search_path', format('%I, pg_temp', current_schema()), true),
+       set_config('role', role_name('owner'), true);
+
+{bodies}
+reset role;
+
+-- migrate:down
+select set_config('search_path', format('%I, pg_temp', current_schema()), true);
+drop function
+    {names};
 """
 PLAN_HEAD = "%syntax-version=1.0.0\n%project=payment_webhooks\n\n"
 PLANNER = "payment-webhooks <payment-webhooks@localhost>"  # part of a change's id, so it stays as it is
@@ -52,12 +69,21 @@ def tool(bin_dir: Path, *command: str, url: str = "", cwd: Path = DB.parent) -> 
 
 async def derived(server: embedded.Server) -> dict[Path, str]:
     """Every derived file with the content it should have. Makes two databases on `server`, of the newest PostgreSQL."""
-    return {SCHEMA: await _schema(server)} | await _sqitch(server)
+    return {FUNCTIONS: functions_migration(), SCHEMA: await _schema(server)} | await _sqitch(server)
 
 
 def present() -> set[Path]:
     """The derived files that exist."""
-    return {SCHEMA, SQITCH / "sqitch.plan"} | {path for part in _parts() for path in part.iterdir()}
+    return {FUNCTIONS, SCHEMA, SQITCH / "sqitch.plan"} | {path for part in _parts() for path in part.iterdir()}
+
+
+def functions_migration() -> str:
+    """The functions in an order in which they can be created: a body of one expression is bound when it is."""
+    bodies = {path.stem: path.read_text() for path in sorted((DB / "functions").glob("*.sql"))}
+    names = sorted(bodies, key=lambda name: "as $$" in bodies[name])
+    return FUNCTIONS_MIGRATION.format(
+        bodies="\n".join(bodies[name] for name in names), names=",\n    ".join(reversed(names))
+    )
 
 
 async def _schema(server: embedded.Server) -> str:
@@ -112,6 +138,7 @@ def _parts() -> list[Path]:
 
 
 async def _write() -> None:
+    FUNCTIONS.write_text(functions_migration())
     with tempfile.TemporaryDirectory() as folder, embedded.start(Path(folder), settings={"fsync": "off"}) as server:
         files = await derived(server)
     for part in _parts():

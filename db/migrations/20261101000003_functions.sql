@@ -1,7 +1,18 @@
 -- The functions as they were when this was released. Their present bodies: db/functions/.
 
 -- migrate:up
-select set_config('search_path', format('%I, pg_temp', current_schema()), true), set_config('role', role_name('owner'), true);
+select set_config('search_path', format('%I, pg_temp', current_schema()), true),
+       set_config('role', role_name('owner'), true);
+
+create or replace function base_kind(p_kind text) returns text
+language sql immutable parallel safe
+return case p_kind
+    when 'payment_reversal' then 'payment'
+    when 'refund_reversal' then 'refund'
+    when 'chargeback_reversal' then 'chargeback'
+end;
+comment on function base_kind(text) is 'The kind that a reversal undoes; null for the three kinds that are no reversal.';
+revoke all on function base_kind from public;
 
 create or replace function invoice_status(p_amount bigint, p_paid bigint, p_refunded bigint, p_charged_back bigint) returns text
 language sql immutable parallel safe
@@ -16,23 +27,6 @@ end;
 comment on function invoice_status(bigint, bigint, bigint, bigint) is
     'The status of an invoice of this amount with these sums (minor units). A function of sums, so the order of events cannot matter.';
 revoke all on function invoice_status from public;
-
-create or replace function base_kind(p_kind text) returns text
-language sql immutable parallel safe
-return case p_kind
-    when 'payment_reversal' then 'payment'
-    when 'refund_reversal' then 'refund'
-    when 'chargeback_reversal' then 'chargeback'
-end;
-comment on function base_kind(text) is 'The kind that a reversal undoes; null for the three kinds that are no reversal.';
-revoke all on function base_kind from public;
-
-create or replace function posting_phase(p_kind text) returns integer
-language sql immutable parallel safe
-return case when p_kind = 'payment' then 1 when p_kind in ('refund', 'chargeback') then 2 else 3 end;
-comment on function posting_phase(text) is
-    'Payments post before what may refer to them, reversals last. One order for all: it also keeps postings from deadlocking.';
-revoke all on function posting_phase from public;
 
 create or replace function payment_event_error(p_event payment_events) returns text
 language sql stable parallel safe
@@ -60,6 +54,13 @@ end;
 comment on function payment_event_error(payment_events) is
     'What is wrong with an event''s own fields, naming the field; null when nothing is.';
 revoke all on function payment_event_error from public;
+
+create or replace function posting_phase(p_kind text) returns integer
+language sql immutable parallel safe
+return case when p_kind = 'payment' then 1 when p_kind in ('refund', 'chargeback') then 2 else 3 end;
+comment on function posting_phase(text) is
+    'Payments post before what may refer to them, reversals last. One order for all: it also keeps postings from deadlocking.';
+revoke all on function posting_phase from public;
 
 create or replace function apply_batch(p_events payment_events[], p_stored boolean, p_park boolean, p_wait boolean)
 returns payment_event_outcome[]
@@ -1525,7 +1526,7 @@ drop function
     apply_payment_event,
     apply_isolated,
     apply_batch,
-    payment_event_error,
     posting_phase,
-    base_kind,
-    invoice_status;
+    payment_event_error,
+    invoice_status,
+    base_kind;

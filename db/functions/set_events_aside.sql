@@ -70,7 +70,8 @@ begin
     order by r.report
     on conflict do nothing;
 
-    -- An event given twice in one batch: the second time it has become what the first time made of it.
+    -- An event given twice in one batch: the second time it has become what the first time made of it. (Parked, even if what it
+    -- waited for came between the two: it is in the queue by then.)
     if 'repeated' = any(p_states) then
         v_outcomes := array(
             select case when p_states[e.ordinality] <> 'repeated' then v_outcomes[e.ordinality]

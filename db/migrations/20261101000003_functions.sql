@@ -72,7 +72,6 @@ declare
     v_states text[];
     v_near_limit boolean;
     v_known boolean;
-    v_again integer;
     v_outcomes payment_event_outcome[] := '{}';
 begin
     select l.* into v_invoice_ids, v_states, v_near_limit from lock_invoices(p_events, p_wait) l;
@@ -81,17 +80,6 @@ begin
             v_outcomes := v_outcomes || apply_batch(p_events[v_position:v_position], p_stored, p_park, p_wait);
         end loop;
         return v_outcomes;
-    end if;
-    if not p_stored and cardinality(p_events) > 1 then
-        -- What waits for a movement may come again behind it in one batch: then the batch ends before that.
-        select min(r.position) into v_again
-        from (select e.ordinality as position, row_number() over (partition by e.connection, e.event_id order by e.ordinality) as occurrence
-              from unnest(p_events) with ordinality e
-              where v_states[e.ordinality] = 'waiting' or v_states[e.ordinality] = 'ready' and base_kind(e.kind) is not null) r
-        where r.occurrence > 1;
-        if v_again is not null then
-            return apply_batch(p_events[:v_again - 1], p_stored, p_park, p_wait) || apply_batch(p_events[v_again:], p_stored, p_park, p_wait);
-        end if;
     end if;
     if not p_stored then
         select s.* into v_states, v_events, v_known from store_payment_events(p_events, p_park, v_invoice_ids, v_states) s;
@@ -1267,7 +1255,8 @@ begin
     order by r.report
     on conflict do nothing;
 
-    -- An event given twice in one batch: the second time it has become what the first time made of it.
+    -- An event given twice in one batch: the second time it has become what the first time made of it. (Parked, even if what it
+    -- waited for came between the two: it is in the queue by then.)
     if 'repeated' = any(p_states) then
         v_outcomes := array(
             select case when p_states[e.ordinality] <> 'repeated' then v_outcomes[e.ordinality]

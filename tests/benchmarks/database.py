@@ -15,6 +15,8 @@ import contextlib
 import os
 import re
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +131,7 @@ def main() -> None:
     parser.add_argument("--dead", type=int, default=500_000, help="dead index entries under an old transaction")
     parser.add_argument("--data-dir", type=Path, help="of the embedded server; default: a temporary one")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave no gigabytes behind
     with server(options.data_dir) as (url, pgbench, postmaster):
         target = Target(url, pgbench, postmaster, options.invoices)
         asyncio.run(drop(url))

@@ -423,7 +423,7 @@ async def test_opposite_batches_in_which_a_users_trigger_raises_leave_the_books_
             for each row when (old.id = 4) execute function refuse();
     """)
     await traffic.run(3)
-    # The parts of a halved batch are no longer in one order: once in a while two meet in a circle, and one is to try again.
+    # The parts of a halved batch keep no common order: once in a while two meet in a circle, and one has to try again.
     assert {error[:5] for error in traffic.errors} <= {"P0001", "40P01"}
     assert traffic.outcomes["applied"] > 0
     assert traffic.outcomes["failed"] > 0

@@ -1820,6 +1820,22 @@ COMMENT ON FUNCTION public.role_name(p_role text) IS 'The cluster-wide name of t
 
 
 --
+-- Name: schema_version(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.schema_version() RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN '20261101000006'::text;
+
+
+--
+-- Name: FUNCTION schema_version(); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.schema_version() IS 'The newest migration that this schema stands at. Every migration replaces it, so that a service can tell whether the schema is new enough.';
+
+
+--
 -- Name: set_events_aside(public.payment_events[], bigint[], text[], bigint[]); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -3101,4 +3117,5 @@ INSERT INTO public.schema_migrations (version) VALUES
     ('20261101000002'),
     ('20261101000003'),
     ('20261101000004'),
-    ('20261101000005');
+    ('20261101000005'),
+    ('20261101000006');

@@ -16,6 +16,11 @@ class MigrationError(Exception):
     """The migration failed; the message carries what dbmate said and what to do."""
 
 
+def newest_version() -> str:
+    """The newest migration of this checkout, which schema_version() gives once a database is up to date."""
+    return max(path.name for path in MIGRATIONS.glob("*.sql")).partition("_")[0]
+
+
 async def up(url: str, migrations: Path = MIGRATIONS) -> None:
     """Apply what is missing of `migrations` to the database of `url`, making database and schema first where needed.
 

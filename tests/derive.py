@@ -78,8 +78,12 @@ def present() -> set[Path]:
 
 
 def functions_migration() -> str:
-    """The functions in an order in which they can be created: a body of one expression is bound when it is."""
+    """The functions in an order in which they can be created: a body of one expression is bound when it is.
+
+    schema_version() comes with the newest migration.
+    """
     bodies = {path.stem: path.read_text() for path in sorted((DB / "functions").glob("*.sql"))}
+    del bodies["schema_version"]
     names = sorted(bodies, key=lambda name: "as $$" in bodies[name])
     return FUNCTIONS_MIGRATION.format(
         bodies="\n".join(bodies[name] for name in names), names=",\n    ".join(reversed(names))

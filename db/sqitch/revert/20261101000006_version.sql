@@ -1,0 +1,2 @@
+\set change 20261101000006_version
+\ir ../down.sql

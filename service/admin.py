@@ -1,0 +1,64 @@
+"""What operators and their tools look at, on ADMIN_PORT: `/metrics`, and the pages that each process adds."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+
+import prometheus_client
+from aiohttp import web
+
+from service.settings import Settings, SettingsError
+
+READY_TIMEOUT = 2.0
+"""Seconds that /readyz waits for the database."""
+
+
+def health_routes(unready: Callable[[], Awaitable[str | None]]) -> list[web.RouteDef]:
+    """`/livez`: the process answers. `/readyz`: `unready` finds no reason why it could not do its work (503: the reason)."""
+
+    async def livez(_: web.Request) -> web.Response:
+        return web.json_response({"status": "alive"})
+
+    async def readyz(_: web.Request) -> web.Response:
+        try:
+            async with asyncio.timeout(READY_TIMEOUT):
+                reason = await unready()
+        except TimeoutError:
+            reason = f"the database did not answer within {READY_TIMEOUT:g} s"
+        if reason is not None:
+            return web.json_response({"status": "not ready", "reason": reason}, status=503)
+        return web.json_response({"status": "ready"})
+
+    return [web.get("/livez", livez), web.get("/readyz", readyz)]
+
+
+async def start(settings: Settings, routes: Iterable[web.RouteDef] = ()) -> web.AppRunner:
+    """Serve `/metrics` and `routes` on ADMIN_HOST and ADMIN_PORT until the runner's cleanup().
+
+    Raises SettingsError when the port cannot be had.
+    """
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(
+            body=prometheus_client.generate_latest(),
+            headers={"Content-Type": prometheus_client.CONTENT_TYPE_LATEST},
+        )
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", metrics), *routes])
+    return await listen(app, settings.admin_host, settings.admin_port, "ADMIN_PORT")
+
+
+async def listen(app: web.Application, host: str, port: int, setting: str, *, shared: bool = False) -> web.AppRunner:
+    """Serve `app`; with `shared` other processes may listen on the same port.
+
+    Raises SettingsError, naming `setting`, when the port cannot be had. Limits of HTTP/1.1 as aiohttp checks them; a
+    connection on which nothing arrives for 10 s is closed, headers that drip in included.
+    """
+    runner = web.AppRunner(app, access_log=None, auto_decompress=False, keepalive_timeout=10, shutdown_timeout=10)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port, reuse_port=shared, backlog=1024).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise SettingsError(f"{setting}: cannot listen on {host}:{port} ({error.strerror}). Set another.") from None
+    return runner

@@ -1,0 +1,226 @@
+"""The only file that talks to PostgreSQL: one connection a session, one method a function, SQLSTATE to exception."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple, Self, TypeAlias
+
+import asyncpg
+from asyncpg.connect_utils import SessionAttribute
+
+from service.migrate import newest_version
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"  # quoted: subscriptable for the type checker only
+
+CONNECT_TIMEOUT = 3.0
+"""Seconds to reach PostgreSQL and log in."""
+CLOSE_TIMEOUT = 1.0
+"""Seconds for a broken call to be cancelled in the server before its connection is cut."""
+
+# Not the call's fault, and it may succeed when tried again: broken connection, standby, deadlock, no resources, a lock
+# or a statement that took too long, shutdown, I/O. The last is a plan that a migration has outdated.
+_TRANSIENT = ("08", "25006", "40", "53", "55P03", "57", "58", "0A000")
+
+
+class UnavailableError(Exception):
+    """The database cannot be reached, is too busy, or broke off: nothing is known about the call; send it again.
+
+    `sqlstate` is PostgreSQL's code, None where it said nothing.
+    """
+
+    def __init__(self, reason: str, sqlstate: str | None = None):
+        super().__init__(reason)
+        self.sqlstate = sqlstate
+
+
+class RejectedError(Exception):
+    """PostgreSQL refused the call as a whole and did nothing: `sqlstate` and `constraint` say why."""
+
+    def __init__(self, sqlstate: str | None, constraint: str | None):
+        super().__init__(f"SQLSTATE {sqlstate}" + (f", constraint {constraint}" if constraint else ""))
+        self.sqlstate = sqlstate
+        self.constraint = constraint
+
+
+class PaymentEvent(NamedTuple):
+    """What a connection reports: the parameters of apply_payment_event(), by name and in their order.
+
+    `amount` is in minor units of `currency`; None leaves a field to the SQL function's default.
+    """
+
+    event_id: str
+    invoice_id: int | None
+    amount: int
+    kind: str | None = None
+    currency: str | None = None
+    connection: str | None = None
+    reference: str | None = None
+    parent_reference: str | None = None
+    invoice_reference: str | None = None
+    occurred_at: datetime | None = None
+    body: bytes | None = None
+    content_type: str | None = None
+
+
+class Result(NamedTuple):
+    """A row of SQL's payment_event_result: what became of one event, and its invoice now (amounts in minor units)."""
+
+    event_id: str
+    outcome: str
+    invoice_id: int | None
+    status: str | None
+    amount: int | None
+    currency: str | None
+    paid: int | None
+    refunded: int | None
+    charged_back: int | None
+    due: int | None
+    overpaid: int | None
+    detail: str | None
+
+
+class Session:
+    """One connection to `url`, opened at the first call and anew after it broke. One call at a time.
+
+    Behind a pooler in transaction mode (found out by asking the backend who it is) each call is a transaction of its
+    own and nothing is prepared. Of several hosts the one that takes writes is used.
+    """
+
+    def __init__(self, url: str, name: str):
+        self.url = url
+        self._name = name
+        self._connection: Connection | None = None
+        self._statements: dict[str, asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._unreplicated = False
+        self.pooled = False
+        """Whether a pooler stands between: then nothing of a session lasts, neither LISTEN nor advisory locks."""
+
+    async def connection(self) -> Connection:
+        """The connection, opened where there is none. Raises UnavailableError."""
+        if self._connection is None or self._connection.is_closed():
+            async with self._guard():
+                self._connection = await self._connect()
+        return self._connection
+
+    async def _connect(self) -> Connection:
+        several = "," in self.url.partition("?")[0] and "target_session_attrs" not in self.url
+        connection: Connection = await asyncpg.connect(
+            self.url,
+            timeout=CONNECT_TIMEOUT,
+            statement_cache_size=0,
+            server_settings={"application_name": self._name},
+            target_session_attrs=SessionAttribute.read_write if several else None,
+        )
+        self._statements = {}
+        async with connection.transaction():
+            self.pooled = await connection.fetchval("select pg_backend_pid()") != connection.get_server_pid()
+        connection.add_log_listener(self._on_notice)
+        return connection
+
+    def _on_notice(self, _: object, message: Any) -> None:
+        if message.server_source_function == "SyncRepWaitForLSN":
+            self._unreplicated = True
+
+    @contextlib.asynccontextmanager
+    async def _guard(self) -> AsyncIterator[None]:
+        """Translate what goes wrong, and give the connection up where it may be broken or in the middle of a call."""
+        self._unreplicated = False
+        try:
+            yield
+        except asyncpg.PostgresError as error:
+            state = error.sqlstate or ""
+            if not state.startswith(_TRANSIENT):
+                raise RejectedError(error.sqlstate, error.constraint_name) from None
+            if not state.startswith(("40", "55P03")):
+                self.give_up()
+            raise UnavailableError(type(error).__name__, error.sqlstate) from None
+        except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+            self.give_up()
+            raise UnavailableError(type(error).__name__) from None
+        except asyncio.CancelledError:
+            self.give_up()
+            raise
+        if self._unreplicated:
+            raise UnavailableError("committed here, but the wait for the synchronous standby was cancelled", "01000")
+
+    async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """The rows of one statement in a transaction of its own. Raises UnavailableError or RejectedError."""
+        connection = await self.connection()
+        async with self._guard():
+            if self.pooled:
+                async with connection.transaction():
+                    return await connection.fetch(query, *arguments)
+            if (statement := self._statements.get(query)) is None:
+                statement = self._statements[query] = await connection.prepare(query)
+            return await statement.fetch(*arguments)
+
+    async def apply(self, events: Sequence[PaymentEvent], *, wait: bool = False) -> list[Result]:
+        """apply_payment_events(): apply now; an event whose invoice is locked comes back `busy`, unless `wait`.
+
+        With `wait` the statement waits for locks as long as its caller does.
+        """
+        return _results(await self.fetch(_APPLY, *_columns(events), wait))
+
+    async def enqueue(self, events: Sequence[PaymentEvent]) -> list[Result]:
+        """enqueue_payment_events(): store and queue."""
+        return _results(await self.fetch(_ENQUEUE, *_columns(events)))
+
+    async def unready(self) -> str | None:
+        """What keeps this database from serving this version of the service; None when nothing does."""
+        try:
+            version: str = (await self.fetch("select schema_version()"))[0][0]
+        except UnavailableError as error:
+            return f"the database cannot be reached ({error})"
+        except RejectedError as error:
+            if error.sqlstate == "42883":  # undefined function
+                return "the database is not migrated; run dbmate up"
+            return f"the database refuses this login ({error}); grant it the role <database>_<schema>_server"
+        if version < newest_version():
+            return f"the database stands at migration {version}; run dbmate up to {newest_version()}"
+        return None
+
+    def give_up(self) -> None:
+        """Let the connection go, cancelling the call it may be in; the next call opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None and not connection.is_closed():
+            task = asyncio.create_task(_close(connection))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Close the connection, and wait for those given up earlier."""
+        self.give_up()
+        await asyncio.gather(*self._closing)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+async def _close(connection: Connection) -> None:
+    with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        await connection.close(timeout=CLOSE_TIMEOUT)
+
+
+def _call(function: str, *named: str) -> str:
+    """The call of a set-wise function: an array for each field of PaymentEvent, then the parameters named."""
+    arrays = [f"${number}" for number in range(1, len(PaymentEvent._fields) + 1)]
+    others = [f"{name} => ${number}" for number, name in enumerate(named, len(arrays) + 1)]
+    return f"select {', '.join(Result._fields)} from {function}({', '.join(arrays + others)})"  # noqa: S608 - our names
+
+
+_APPLY = _call("apply_payment_events", "p_wait")
+_ENQUEUE = _call("enqueue_payment_events")
+
+
+def _columns(events: Sequence[PaymentEvent]) -> list[Sequence[object] | None]:
+    """The events' fields as parallel arrays; a field that none of them gives needs no array."""
+    return [None if column.count(None) == len(column) else column for column in zip(*events, strict=True)]
+
+
+def _results(rows: list[asyncpg.Record]) -> list[Result]:
+    return [Result._make(row) for row in rows]

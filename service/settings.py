@@ -1,0 +1,109 @@
+"""What the environment says, read once at start, checked, and frozen.
+
+Each field is the environment variable of the same name in capitals. A secret may stand in a file instead, which
+`<NAME>_FILE` names. Secrets and the database's URL never show in a repr, a log line or an error.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+SECRET_BYTES = (24, 64)
+"""Bounds of a `whsec_` key's length in bytes (Standard Webhooks 1.0.0, "Signature scheme")."""
+MAKE_A_SECRET = """python3 -c "import base64, os; print('whsec_' + base64.b64encode(os.urandom(32)).decode())\""""  # noqa: S105
+
+
+class SettingsError(Exception):
+    """A setting is missing or malformed; the message names its variable and what is expected."""
+
+
+def _webhook_secret(text: str) -> bytes:
+    """The key of a `whsec_…` secret. Raises ValueError, which does not repeat the secret."""
+    prefix, _, encoded = text.strip().partition("_")
+    try:
+        key = base64.b64decode(encoded, validate=True) if prefix == "whsec" else b""
+    except binascii.Error:
+        key = b""
+    if not SECRET_BYTES[0] <= len(key) <= SECRET_BYTES[1]:
+        raise ValueError(
+            "each secret is whsec_ and the base64 of 24 to 64 random bytes, several are separated by commas. "
+            f"Make one: {MAKE_A_SECRET}"
+        )
+    return key
+
+
+def _webhook_secrets(value: object) -> object:
+    return tuple(map(_webhook_secret, value.split(","))) if isinstance(value, str) else value
+
+
+class Settings(BaseModel):
+    """The settings of every process; each takes those it needs."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    database_url: str | None = Field(default=None, repr=False)
+    data_dir: Path = Path(".data")
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    admin_host: str = "127.0.0.1"
+    admin_port: int = Field(default=8081, ge=0, le=65535)
+    webhook_secrets: Annotated[tuple[bytes, ...], BeforeValidator(_webhook_secrets)] = Field(default=(), repr=False)
+    allow_unsigned: bool = False
+    request_deadline: float = Field(default=4, gt=0, le=60)
+    """Seconds after which a request that is not committed is answered 503."""
+    poll_interval: float = Field(default=5, gt=0, le=3600)
+    """Seconds between two looks at the queue when no NOTIFY comes."""
+    batch_size: int = Field(default=500, ge=1, le=10_000)
+    """Events that the listener claims at once."""
+    max_attempts: int = Field(default=10, ge=1, le=100)
+    park_days: int = Field(default=30, ge=1, le=3650)
+    log_format: Literal["text", "json"] = "text"
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("postgres://", "postgresql://")):
+            raise ValueError("expected a URL: postgresql://user@host:5432/payments")
+        return url
+
+    @property
+    def required_database_url(self) -> str:
+        """The database's URL. Raises SettingsError where there is none."""
+        if self.database_url is None:
+            raise SettingsError(
+                "DATABASE_URL is not set. Set it to postgresql://user@host:5432/payments, "
+                "or run python -m service, which brings a PostgreSQL of its own."
+            )
+        return self.database_url
+
+
+def from_environment(environment: Mapping[str, str], **defaults: Any) -> Settings:
+    """The settings of `environment`; `defaults` hold where it is silent.
+
+    Raises SettingsError naming every bad variable.
+    """
+    values: dict[str, Any] = {}
+    for field in Settings.model_fields:
+        name = field.upper()
+        if (file := environment.get(f"{name}_FILE")) is not None:
+            if name in environment:
+                raise SettingsError(f"{name} and {name}_FILE are both set. Set one of them.")
+            try:
+                values[field] = Path(file).read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise SettingsError(f"{name}_FILE names {file}, which cannot be read: {error}.") from error
+        elif name in environment:
+            values[field] = environment[name]
+    try:
+        return Settings(**(defaults | values))
+    except ValidationError as error:
+        raise SettingsError(
+            "\n".join(
+                f"{str(problem['loc'][0]).upper()}: {problem['msg'].removeprefix('Value error, ')}"
+                for problem in error.errors(include_input=False, include_url=False)
+            )
+        ) from None

@@ -13,7 +13,7 @@ READY_TIMEOUT = 2.0
 
 
 def health_routes(unready: Callable[[], Awaitable[str | None]]) -> list[web.RouteDef]:
-    """`/livez`: the process answers. `/readyz`: `unready` finds no reason why it could not do its work (503: the reason)."""
+    """`/livez`: the process answers. `/readyz`: `unready` finds no reason why it could not work, else 503 with it."""
 
     async def livez(_: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})

@@ -1,0 +1,4 @@
+"""x."""
+from aiohttp import web
+def routes() -> list[web.RouteDef]:
+    return []

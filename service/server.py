@@ -1,0 +1,274 @@
+"""`python -m service.server`: webhooks in, answers out after the commit. Stateless; run as many as you like."""
+
+import asyncio
+import ipaddress
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+import structlog
+import uvloop
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+from prometheus_client import Counter, Gauge, Histogram
+
+from service import admin, docs, log
+from service.adapters import direct, standard_webhooks
+from service.database import PaymentEvent, RejectedError, Result, Session, UnavailableError
+from service.group_commit import DeadlineError, GroupCommit, OverloadedError
+from service.problems import Problem, unavailable
+from service.settings import MAKE_A_SECRET, Settings, SettingsError, from_environment
+
+MAX_BODY = 256 * 1024
+"""Bytes; a larger body is answered 413."""
+BODY_TIMEOUT = 10.0
+"""Seconds that a body may take to arrive."""
+LANES = 2
+"""Connections, and so commits in flight at once, for each of apply and enqueue."""
+BUSY_PAUSES = (0.0, 0.02, 0.1, 0.3, 0.6)
+"""Seconds between tries at an invoice that somebody else has locked."""
+
+STATUS = {"applied": 200, "duplicate": 200, "queued": 202, "parked": 202}
+PROBLEMS = {
+    "unknown_invoice": (404, "Insert the invoice first, then send it again."),
+    "conflict": (409, "Nothing was applied, a dead letter keeps it. Send a different payment under an id of its own."),
+    "dead": (409, "An operator has to look at it (open_dead_letters); sending it again changes nothing."),
+    "currency_mismatch": (422, "Send the amount in the invoice's currency."),
+    "amount_out_of_range": (422, "The invoice's sums are near their limit; split the invoice."),
+    "invalid": (422, "Correct the field that it names and send it again."),
+    "failed": (500, "A trigger of this database raised; nothing was stored. Its owner finds the SQLSTATE in our log."),
+}
+"""HTTP status of each outcome that is no success, and the way out."""
+FORWARDING_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
+
+_log = structlog.get_logger()
+_requests = Counter("payment_webhooks_requests", "Requests answered", ["endpoint", "status"])
+_seconds = Histogram(
+    "payment_webhooks_request_seconds",
+    "From a request's headers to its answer",
+    ["endpoint"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+_batches = Histogram(
+    "payment_webhooks_batch_events",
+    "Events that shared one commit",
+    ["endpoint"],
+    buckets=(1, 2, 5, 10, 20, 50, 100, 250),
+)
+_waiting = Gauge("payment_webhooks_waiting", "Requests that wait for a commit to start", ["endpoint"])
+
+Commit = GroupCommit[PaymentEvent, Result]
+
+
+class Server:
+    """The endpoints, and the sessions and group commits behind them."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self._sessions = [Session(settings.required_database_url, "payment_webhooks server") for _ in range(2 * LANES + 1)]
+        health, *lanes = self._sessions
+        self._health = health
+        self._apply = self._commit("apply", [session.apply for session in lanes[:LANES]])
+        self._enqueue = self._commit("enqueue", [session.enqueue for session in lanes[LANES:]])
+        self._available = True
+
+    def _commit(self, name: str, lanes: Sequence[Callable[[Sequence[PaymentEvent]], Awaitable[Sequence[Result]]]]) -> Commit:
+        commit = Commit(
+            lanes,
+            splits=RejectedError,
+            deadline=self.settings.request_deadline,
+            on_batch=_batches.labels(name).observe,
+        )
+        _waiting.labels(name).set_function(partial(len, commit))
+        return commit
+
+    def app(self) -> web.Application:
+        """The public application."""
+        app = web.Application(middlewares=[_answer], client_max_size=MAX_BODY)
+        app.add_routes(admin.health_routes(self._health.unready))
+        if self.settings.webhook_secrets or self.settings.allow_unsigned:
+            app.router.add_post("/webhooks-sync/payments", partial(self._receive, self.apply))
+            app.router.add_post("/webhooks/payments", partial(self._receive, self.enqueue))
+        return app
+
+    async def apply(self, event: PaymentEvent) -> Result:
+        """Apply an event now. An invoice that another transaction holds is tried again for about a second."""
+        for pause in BUSY_PAUSES:
+            result = await self._apply.submit(event)
+            if result.outcome != "busy":
+                return result
+            await asyncio.sleep(pause)
+        raise unavailable(f"Invoice {event.invoice_id} is locked by another transaction. Send it again.")
+
+    async def enqueue(self, event: PaymentEvent) -> Result:
+        """Store an event for the listener."""
+        return await self._enqueue.submit(event)
+
+    async def close(self) -> None:
+        """Answer what was accepted, then leave the database."""
+        await self._apply.close()
+        await self._enqueue.close()
+        for session in self._sessions:
+            await session.close()
+
+    async def _receive(self, submit: Callable[[PaymentEvent], Awaitable[Result]], request: web.Request) -> web.Response:
+        body = await _read(request)
+        self._authenticate(request, body)
+        if request.content_type != "application/json":
+            raise Problem(415, "unsupported-media-type", "Send the event as Content-Type: application/json.")
+        event = direct.translate(body)
+        try:
+            result = await submit(event)
+        except OverloadedError:
+            raise unavailable("Too many requests wait already. Send it again in a moment.") from None
+        except (UnavailableError, DeadlineError) as error:
+            self._note_database(available=False, error=error)
+            raise unavailable("The database did not confirm in time. Send it again: it is applied once.") from None
+        except RejectedError as error:
+            _log.error("event_failed", event_id=event.event_id, sqlstate=error.sqlstate, constraint=error.constraint)
+            raise Problem(500, "failed", PROBLEMS["failed"][1]) from None
+        self._note_database(available=True)
+        if (status := STATUS.get(result.outcome)) is None:
+            raise _problem(result)
+        content = {name: value for name, value in zip(Result._fields, result, strict=True) if value is not None}
+        return web.Response(status=status, body=json.dumps(content).encode(), content_type="application/json")
+
+    def _authenticate(self, request: web.Request, body: bytes) -> None:
+        """Raise the one answer to every doubt."""
+        if keys := self.settings.webhook_secrets:
+            authentic = standard_webhooks.is_authentic(keys, request.headers, body, time.time())
+        else:
+            authentic = _is_local(request)
+        if not authentic:
+            raise Problem(401, "unauthenticated", "Sign the request as Standard Webhooks 1.0.0 says, with our secret.")
+
+    def _note_database(self, *, available: bool, error: Exception | None = None) -> None:
+        """One line when the database goes, one when it is back."""
+        if available != self._available:
+            self._available = available
+            if available:
+                _log.info("database_available")
+            else:
+                _log.warning("database_unavailable", error=str(error) or type(error).__name__)
+
+
+@web.middleware
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse what is no plain request, make a problem of every error, and count."""
+    started = time.perf_counter()
+    resource = request.match_info.route.resource
+    endpoint = resource.canonical if resource else "none"
+    response: web.StreamResponse
+    try:
+        if len(request.headers.getall(hdrs.HOST, ())) != 1 or hdrs.UPGRADE in request.headers:
+            raise Problem(400, "bad-request", "Send a plain HTTP/1.1 request with one Host header.")  # noqa: TRY301
+        response = await handler(request)
+    except Problem as problem:
+        response = problem.response()
+    except web.HTTPRequestEntityTooLarge:
+        response = Problem(413, "too-large", f"Send at most {MAX_BODY} bytes.").response()
+    except web.HTTPMethodNotAllowed as error:
+        allowed = {"Allow": ", ".join(sorted(error.allowed_methods))}
+        response = Problem(405, "method-not-allowed", f"Use {allowed['Allow']}.", headers=allowed).response()
+    except web.HTTPNotFound:
+        response = Problem(404, "not-found", "There is no such endpoint, or it is not configured.").response()
+    except Exception:
+        _log.exception("request_failed", endpoint=endpoint)
+        response = Problem(500, "internal-error", "This is our mistake; the log tells. Send it again later.").response()
+    _requests.labels(endpoint, response.status).inc()
+    _seconds.labels(endpoint).observe(time.perf_counter() - started)
+    return response
+
+
+async def _read(request: web.Request) -> bytes:
+    """The body's exact bytes. Raises Problem, or aiohttp's error for a body that is too large."""
+    if hdrs.CONTENT_ENCODING in request.headers:
+        raise Problem(415, "unsupported-media-type", "Send the body as it is, without Content-Encoding.")
+    if (request.content_length or 0) > MAX_BODY:
+        raise Problem(413, "too-large", f"Send at most {MAX_BODY} bytes.")
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            return await request.read()
+    except TimeoutError:
+        raise Problem(408, "timeout", f"Send the whole body within {BODY_TIMEOUT:g} s.") from None
+    except (web.RequestPayloadError, ConnectionError):
+        raise Problem(400, "bad-request", "The body ended early.") from None
+
+
+def _problem(result: Result) -> Problem:
+    status, way_out = PROBLEMS[result.outcome]
+    if result.outcome == "failed":
+        state = re.search(r"\(SQLSTATE (\w{5})\)$", result.detail or "")
+        _log.error("event_failed", event_id=result.event_id, sqlstate=state and state[1])
+        return Problem(status, "failed", way_out)
+    if status == 409:
+        _log.warning("event_refused", event_id=result.event_id, outcome=result.outcome, invoice_id=result.invoice_id)
+    detail = (result.detail or result.outcome)[:1].upper() + (result.detail or result.outcome)[1:]
+    return Problem(status, result.outcome.replace("_", "-"), f"{detail}. {way_out}")
+
+
+def _is_local(request: web.Request) -> bool:
+    """Whether a request comes from this machine itself, and neither through a proxy nor from a page of a browser."""
+    host = re.sub(r":[0-9]*$", "", request.headers.get(hdrs.HOST, "")).strip("[]")
+    return (
+        (host == "localhost" or _is_loopback(host))
+        and _is_loopback(request.remote or "")
+        and not any(name in request.headers for name in (*FORWARDING_HEADERS, hdrs.ORIGIN))
+    )
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve until `stop`, then answer what was accepted. Raises SettingsError when nothing is switched on."""
+    if not settings.webhook_secrets and not settings.allow_unsigned:
+        raise SettingsError(
+            "WEBHOOK_SECRETS is not set, so no endpoint is on. Set it to whsec_ and the base64 of 24 to 64 random bytes "
+            f"({MAKE_A_SECRET}), or ALLOW_UNSIGNED=true to take unsigned events from this machine only."
+        )
+    server = Server(settings)
+    runners = []
+    try:
+        runners.append(await admin.start(settings, docs.routes()))
+        runners.append(await admin.listen(server.app(), settings.host, settings.port, "PORT", shared=True))
+        _log.info("server_started", host=settings.host, port=settings.port, admin_port=settings.admin_port)
+        if reason := await server._health.unready():
+            _log.warning("server_not_ready", reason=reason)
+        await stop.wait()
+    finally:
+        for runner in reversed(runners):
+            await runner.cleanup()
+        await server.close()
+        _log.info("server_stopped")
+
+
+async def run_until_signalled(run: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings) -> None:
+    """Run a process's main coroutine; SIGINT and SIGTERM set its stop event."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await run(settings, stop)
+
+
+def main() -> None:
+    """Run the server with the settings of the environment."""
+    try:
+        settings = from_environment(os.environ)
+        log.configure(settings.log_format)
+        uvloop.run(run_until_signalled(serve, settings))
+    except SettingsError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,19 +1,28 @@
 """Errors over HTTP: RFC 9457 problem details."""
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from aiohttp import web
+from pydantic import BaseModel, Field
 
 TYPE_PREFIX = "urn:payment-webhooks:problem:"
 
 
-class FieldError(NamedTuple):
-    """What is wrong at one place of the request's body; `pointer` is a JSON pointer (RFC 6901) as a URI fragment."""
+class FieldError(BaseModel):
+    """What is wrong at one place of the request's body."""
 
-    pointer: str
+    pointer: str = Field(description="A JSON pointer (RFC 6901) as a URI fragment.")
     detail: str
+
+
+class ProblemDetails(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str = Field(description="Identifies the kind of problem.")
+    title: str
+    status: int
+    detail: str = Field(description="What to do.")
+    errors: Sequence[FieldError] = Field(default=(), description="Every bad field.")
 
 
 class Problem(Exception):  # noqa: N818 - RFC 9457's word
@@ -37,17 +46,16 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
 
     def response(self) -> web.Response:
         """The answer as `application/problem+json`."""
-        body: dict[str, object] = {
-            "type": TYPE_PREFIX + self.name,
-            "title": self.name.replace("-", " ").capitalize(),
-            "status": self.status,
-            "detail": self.detail,
-        }
-        if self.errors:
-            body["errors"] = [error._asdict() for error in self.errors]
+        body = ProblemDetails(
+            type=TYPE_PREFIX + self.name,
+            title=self.name.replace("-", " ").capitalize(),
+            status=self.status,
+            detail=self.detail,
+            errors=self.errors,
+        )
         return web.Response(
             status=self.status,
-            body=json.dumps(body).encode(),
+            body=body.model_dump_json(exclude_defaults=True).encode(),
             content_type="application/problem+json",
             headers=self.headers,
         )

@@ -70,14 +70,18 @@ class Server:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self._sessions = [Session(settings.required_database_url, "payment_webhooks server") for _ in range(2 * LANES + 1)]
+        self._sessions = [
+            Session(settings.required_database_url, "payment_webhooks server") for _ in range(2 * LANES + 1)
+        ]
         health, *lanes = self._sessions
         self._health = health
         self._apply = self._commit("apply", [session.apply for session in lanes[:LANES]])
         self._enqueue = self._commit("enqueue", [session.enqueue for session in lanes[LANES:]])
         self._available = True
 
-    def _commit(self, name: str, lanes: Sequence[Callable[[Sequence[PaymentEvent]], Awaitable[Sequence[Result]]]]) -> Commit:
+    def _commit(
+        self, name: str, lanes: Sequence[Callable[[Sequence[PaymentEvent]], Awaitable[Sequence[Result]]]]
+    ) -> Commit:
         commit = Commit(
             lanes,
             splits=RejectedError,
@@ -90,11 +94,15 @@ class Server:
     def app(self) -> web.Application:
         """The public application."""
         app = web.Application(middlewares=[_answer], client_max_size=MAX_BODY)
-        app.add_routes(admin.health_routes(self._health.unready))
+        app.add_routes(admin.health_routes(self.unready))
         if self.settings.webhook_secrets or self.settings.allow_unsigned:
             app.router.add_post("/webhooks-sync/payments", partial(self._receive, self.apply))
             app.router.add_post("/webhooks/payments", partial(self._receive, self.enqueue))
         return app
+
+    async def unready(self) -> str | None:
+        """What keeps this server from doing its work; None when nothing does."""
+        return await self._health.unready()
 
     async def apply(self, event: PaymentEvent) -> Result:
         """Apply an event now. An invoice that another transaction holds is tried again for about a second."""
@@ -177,7 +185,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = Problem(405, "method-not-allowed", f"Use {allowed['Allow']}.", headers=allowed).response()
     except web.HTTPNotFound:
         response = Problem(404, "not-found", "There is no such endpoint, or it is not configured.").response()
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever it is, the client is answered and the log has it
         _log.exception("request_failed", endpoint=endpoint)
         response = Problem(500, "internal-error", "This is our mistake; the log tells. Send it again later.").response()
     _requests.labels(endpoint, response.status).inc()
@@ -233,16 +241,18 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop`, then answer what was accepted. Raises SettingsError when nothing is switched on."""
     if not settings.webhook_secrets and not settings.allow_unsigned:
         raise SettingsError(
-            "WEBHOOK_SECRETS is not set, so no endpoint is on. Set it to whsec_ and the base64 of 24 to 64 random bytes "
-            f"({MAKE_A_SECRET}), or ALLOW_UNSIGNED=true to take unsigned events from this machine only."
+            "WEBHOOK_SECRETS is not set, so no endpoint is on. Set it to whsec_ and the base64 of 24 to 64 random "
+            f"bytes ({MAKE_A_SECRET}), or ALLOW_UNSIGNED=true to take unsigned events from this machine only."
         )
     server = Server(settings)
     runners = []
     try:
-        runners.append(await admin.start(settings, docs.routes()))
+        url = f"http://{settings.host}:{settings.port}"
+        pages = docs.routes(url, signed=bool(settings.webhook_secrets))
+        runners.append(await admin.start(settings, pages))
         runners.append(await admin.listen(server.app(), settings.host, settings.port, "PORT", shared=True))
         _log.info("server_started", host=settings.host, port=settings.port, admin_port=settings.admin_port)
-        if reason := await server._health.unready():
+        if reason := await server.unready():
             _log.warning("server_not_ready", reason=reason)
         await stop.wait()
     finally:

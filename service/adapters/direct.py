@@ -46,7 +46,7 @@ class PaymentRequest(BaseModel):
     reference: Text | None = Field(
         default=None,
         validate_default=True,
-        description="Your id of the movement of money, posted once per kind; a reversal carries that of what it undoes.",
+        description="Your id of the movement of money, posted once per kind; a reversal carries its base's.",
     )
     occurred_at: Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_only_text)] | None = Field(
         default=None, description="When it happened: RFC 3339 with an offset. Nothing is decided by it."
@@ -94,7 +94,8 @@ def _problem(error: ValidationError) -> Problem:
         if not detail["loc"]:
             raise Problem(400, "not-json", "Send one JSON object.")
         name = str(detail["loc"][0])
-        errors.append(FieldError(f"#/{name}", f"{detail['msg']}. {PaymentRequest.model_fields[name].description}"))
+        description = PaymentRequest.model_fields[name].description
+        errors.append(FieldError(pointer=f"#/{name}", detail=f"{detail['msg']}. {description}"))
     if all(detail["type"] in _OUT_OF_RANGE for detail in details):
         return Problem(422, "out-of-range", "Correct the fields named in errors and send it again.", errors=errors)
     return Problem(400, "invalid-fields", "Correct the fields named in errors and send it again.", errors=errors)

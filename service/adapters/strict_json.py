@@ -1,4 +1,4 @@
-"""JSON as strictly as money needs it: UTF-8, no NaN, no key twice, bounded depth and digits (RFC 8259, I-JSON RFC 7493)."""
+"""JSON as strictly as money needs it (RFC 8259, RFC 7493): UTF-8, no NaN, no key twice, bounded depth and digits."""
 
 import json
 from typing import Any, NoReturn
@@ -8,7 +8,7 @@ class JsonError(ValueError):
     """The bytes are not acceptable JSON; the message says why."""
 
 
-def parse(body: bytes) -> Any:  # noqa: ANN401 - JSON is anything
+def parse(body: bytes) -> Any:
     """The value of `body`. Integers are exact; a number with a point or an exponent is a float, which no amount may be.
 
     Raises JsonError.

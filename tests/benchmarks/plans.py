@@ -1,4 +1,7 @@
-"""The plans of the statements that every batch runs, as auto_explain saw them, and none of them a sequential scan."""
+"""The plans of the statements that every batch runs, as auto_explain saw them, and none of them a sequential scan.
+
+The full look of process_payment_queue() is no hot statement: it reads all that is parked, on purpose.
+"""
 
 import re
 
@@ -35,7 +38,8 @@ async def hot_plans(target: Target) -> tuple[list[str], list[str]]:
             ours = [
                 plan
                 for plan in said
-                if tables & set(re.findall(r"(?:Insert|Update|Delete|Scan|using \w+) on (\w+)", plan))
+                if "from parked_events w\n        where (p_ids is null" not in plan
+                and tables & set(re.findall(r"(?:Insert|Update|Delete|Scan|using \w+) on (\w+)", plan))
             ]
             plans = {plan.partition("  plan:\n")[2].partition("\n  ")[0]: plan for plan in ours}.values()
             progress(f"plans: {name}: {len(plans)} statements on our tables")

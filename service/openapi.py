@@ -1,0 +1,84 @@
+"""The OpenAPI 3.1 document of the public endpoints, made of the types that validate and answer."""
+
+from importlib.metadata import version
+from typing import Any, get_type_hints
+
+from pydantic import create_model
+from pydantic.json_schema import models_json_schema
+
+from service.adapters.direct import PaymentRequest
+from service.database import Result
+from service.problems import ProblemDetails
+
+PLAIN_ENDPOINTS = {
+    "/webhooks-sync/payments": "Apply a payment event now and see what it made of its invoice.",
+    "/webhooks/payments": "Store a payment event; a listener applies it within milliseconds.",
+}
+ANSWERS = {
+    "200": "Applied, or a duplicate of what is applied or queued already. Committed.",
+    "202": "Stored, and waits: for the listener, or for the movement that it is about. Committed.",
+    "400": "Not a plain request, not JSON, or a field of the wrong type: errors names each.",
+    "401": "The signature does not cover this body, is too old, or is missing.",
+    "404": "There is no such invoice.",
+    "408": "The body took too long.",
+    "409": "Other content under a known event_id or reference, or an event that is dead. Nothing was applied.",
+    "413": "The body is too large.",
+    "415": "Not application/json, or compressed.",
+    "422": "An amount out of its range, or another currency than the invoice's.",
+    "500": "A trigger of the database's owner raised; nothing was stored.",
+    "503": "Not committed as far as we know. Send it again after Retry-After seconds: it is applied once.",
+}
+
+
+def document(*, signed: bool) -> dict[str, Any]:
+    """The document; `signed` says whether requests have to carry a Standard Webhooks signature."""
+    optional: dict[str, Any] = {
+        name: (hint, ...) if name in {"event_id", "outcome"} else (hint, None)
+        for name, hint in get_type_hints(Result).items()
+    }
+    about = "What became of the event, and its invoice now (minor units)."
+    result = create_model("PaymentResult", __doc__=about, **optional)
+    _, schemas = models_json_schema(
+        [(PaymentRequest, "validation"), (result, "serialization"), (ProblemDetails, "serialization")],
+        ref_template="#/components/schemas/{model}",
+    )
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Payment webhooks",
+            "version": version("payment-webhooks"),
+            "description": "Each payment event reaches its invoice exactly once. A 2xx is sent after its commit.",
+        },
+        "paths": {
+            path: {"post": _operation(path, summary, signed=signed)} for path, summary in PLAIN_ENDPOINTS.items()
+        },
+        "components": {"schemas": schemas["$defs"]},
+    }
+
+
+def _operation(path: str, summary: str, *, signed: bool) -> dict[str, Any]:
+    headers = [
+        {"name": f"webhook-{name}", "in": "header", "required": True, "schema": {"type": "string"}}
+        for name in ("id", "timestamp", "signature")
+    ]
+    return {
+        "operationId": path.strip("/").replace("/", "-"),
+        "summary": summary,
+        "parameters": headers if signed else [],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("PaymentRequest")}}},
+        "responses": {status: _answer(status, text) for status, text in ANSWERS.items()},
+    }
+
+
+def _answer(status: str, text: str) -> dict[str, Any]:
+    good = status < "300"
+    content_type = "application/json" if good else "application/problem+json"
+    schema = "PaymentResult" if good else "ProblemDetails"
+    answer: dict[str, Any] = {"description": text, "content": {content_type: {"schema": _ref(schema)}}}
+    if status == "503":
+        answer["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}
+    return answer
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}

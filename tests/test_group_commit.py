@@ -1,0 +1,147 @@
+"""Group commit alone, over flushes that a test holds in its hand; over PostgreSQL see test_server.py."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from service.group_commit import DeadlineError, GroupCommit, OverloadedError
+
+
+class PoisonError(Exception):
+    """A batch that holds a negative number."""
+
+
+class Flush:
+    """Doubles numbers once its gate is open, and remembers the batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def __call__(self, items: Sequence[int]) -> list[int]:
+        self.batches.append(list(items))
+        await self.gate.wait()
+        if min(items) < 0:
+            raise PoisonError
+        return [2 * item for item in items]
+
+
+def commit(
+    *lanes: Flush, deadline: float = 5, max_waiting: int = 100, max_batch: int = 50, sizes: list[int] | None = None
+) -> GroupCommit[int, int]:
+    return GroupCommit(
+        lanes,
+        splits=PoisonError,
+        deadline=deadline,
+        on_batch=(sizes if sizes is not None else []).append,
+        max_batch=max_batch,
+        max_waiting=max_waiting,
+    )
+
+
+async def test_what_arrives_during_a_flush_shares_the_next_one_and_each_gets_its_own_answer() -> None:
+    flush, sizes = Flush(), list[int]()
+    group = commit(flush, sizes=sizes)
+    flush.gate.clear()
+    first = group.submit(1)
+    await asyncio.sleep(0)
+    others = [group.submit(number) for number in range(2, 40)]
+    flush.gate.set()
+    assert await asyncio.gather(first, *others) == [2 * number for number in range(1, 40)]
+    assert sizes == [1, 38]
+
+
+async def test_a_lone_item_starts_at_once() -> None:
+    flush = Flush()
+    future = commit(flush).submit(1)
+    await asyncio.sleep(0)
+    assert flush.batches == [[1]]
+    assert await future == 2
+
+
+async def test_an_item_that_breaks_its_batch_gets_its_own_error_and_the_others_succeed() -> None:
+    flush = Flush()
+    group = commit(flush)
+    answers = await asyncio.gather(*(group.submit(n) for n in [1, 2, -3, 4, 5, -6, 7]), return_exceptions=True)
+    assert [a if isinstance(a, int) else type(a) for a in answers] == [2, 4, PoisonError, 8, 10, PoisonError, 14]
+
+
+async def test_another_error_is_the_answer_to_the_whole_batch_and_the_next_batch_succeeds() -> None:
+    async def broken(_: Sequence[int]) -> list[int]:
+        raise OSError("gone")
+
+    lanes = iter([broken, Flush()])
+
+    async def lane(items: Sequence[int]) -> list[int]:
+        return await next(lanes)(items)
+
+    group = GroupCommit(lanes=[lane], splits=PoisonError, deadline=5, on_batch=lambda _: None)
+    answers = await asyncio.gather(group.submit(1), group.submit(2), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [OSError, OSError]
+    assert await group.submit(3) == 6
+
+
+async def test_a_client_that_leaves_cancels_nobodys_commit() -> None:
+    flush = Flush()
+    group = commit(flush)
+    flush.gate.clear()
+    leaving, staying = group.submit(1), group.submit(2)
+    await asyncio.sleep(0)
+    leaving.cancel()
+    flush.gate.set()
+    assert await staying == 4
+    assert flush.batches == [[1, 2]]
+
+
+async def test_a_full_queue_refuses_at_once_and_recovers() -> None:
+    flush = Flush()
+    group = commit(flush, max_waiting=3, max_batch=1)
+    flush.gate.clear()
+    accepted = [group.submit(0)]
+    await asyncio.sleep(0)  # the lane has taken it, the queue is empty again
+    accepted += [group.submit(n) for n in (1, 2, 3)]
+    with pytest.raises(OverloadedError):
+        group.submit(4)
+    flush.gate.set()
+    assert await asyncio.gather(*accepted) == [0, 2, 4, 6]
+    assert await group.submit(5) == 10
+
+
+async def test_no_item_waits_longer_than_the_deadline_behind_a_flush_that_hangs() -> None:
+    flush = Flush()
+    group = commit(flush, deadline=0.2, max_batch=1)
+    flush.gate.clear()
+    started = asyncio.get_running_loop().time()
+    futures = [group.submit(n) for n in range(5)]
+    answers = await asyncio.gather(*futures, return_exceptions=True)
+    assert {type(answer) for answer in answers} == {DeadlineError}
+    assert asyncio.get_running_loop().time() - started < 0.4
+    flush.gate.set()
+    assert await group.submit(7) == 14
+
+
+async def test_two_lanes_work_at_once() -> None:
+    slow, fast = Flush(), Flush()
+    slow.gate.clear()
+    group = commit(fast, slow)  # the last is taken first
+    stuck = group.submit(1)
+    await asyncio.sleep(0)
+    assert await group.submit(2) == 4
+    assert not stuck.done()
+    slow.gate.set()
+    assert await stuck == 2
+
+
+async def test_close_waits_for_what_was_submitted() -> None:
+    flush = Flush()
+    group = commit(flush)
+    flush.gate.clear()
+    future = group.submit(1)
+    closing = asyncio.create_task(group.close())
+    await asyncio.sleep(0.01)
+    assert not closing.done()
+    flush.gate.set()
+    await closing
+    assert future.result() == 2

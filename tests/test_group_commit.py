@@ -1,10 +1,11 @@
 """Group commit alone, over flushes that a test holds in its hand; over PostgreSQL see test_server.py."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
+from service import group_commit
 from service.group_commit import DeadlineError, GroupCommit, OverloadedError
 
 
@@ -72,10 +73,10 @@ async def test_another_error_is_the_answer_to_the_whole_batch_and_the_next_batch
     async def broken(_: Sequence[int]) -> list[int]:
         raise OSError("gone")
 
-    lanes = iter([broken, Flush()])
+    flushes: Iterator[group_commit.Flush[int, int]] = iter([broken, Flush()])
 
-    async def lane(items: Sequence[int]) -> list[int]:
-        return await next(lanes)(items)
+    async def lane(items: Sequence[int]) -> Sequence[int]:
+        return await next(flushes)(items)
 
     group = GroupCommit(lanes=[lane], splits=PoisonError, deadline=5, on_batch=lambda _: None)
     answers = await asyncio.gather(group.submit(1), group.submit(2), return_exceptions=True)

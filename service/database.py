@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Self, TypeAlias
 
 import asyncpg
@@ -17,6 +17,8 @@ CONNECT_TIMEOUT = 3.0
 """Seconds to reach PostgreSQL and log in."""
 CLOSE_TIMEOUT = 1.0
 """Seconds for a broken call to be cancelled in the server before its connection is cut."""
+STATEMENT_TIMEOUT = 5.0
+"""Seconds that a call of the listener may take; a batch that needs longer is halved."""
 
 # Not the call's fault, and it may succeed when tried again: broken connection, standby, deadlock, no resources, a lock
 # or a statement that took too long, shutdown, I/O. The last is a plan that a migration has outdated.
@@ -199,6 +201,142 @@ class Session:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+class Batch(NamedTuple):
+    """What one call did to the queue: numbers of events, and the id of the last one claimed."""
+
+    claimed: int
+    applied: int
+    duplicates: int
+    parked: int
+    busy: int
+    failed: int
+    dead: int
+    released: int = 0
+    last_id: int | None = None
+
+
+class QueueHealth(NamedTuple):
+    """The row of SQL's queue_health."""
+
+    queued: int
+    retrying: int
+    longest_overdue: timedelta
+    parked: int
+    dead: int
+
+
+class QueueSession(Session):
+    """The listener's connection: it hears NOTIFY, and no call takes longer than STATEMENT_TIMEOUT.
+
+    `hear` is called with the payload of each NOTIFY on the queue's channel, `lost` when the connection ends.
+    Every call raises UnavailableError or RejectedError.
+    """
+
+    def __init__(self, url: str, name: str, hear: Callable[[str], None], lost: Callable[[], None]):
+        super().__init__(url, name)
+        self._hear = hear
+        self._lost = lost
+        self._backend: tuple[int, datetime] | None = None
+        self.opened = 0
+        """How many connections there have been: another number means that watch and gate are gone."""
+
+    async def _connect(self) -> Connection:
+        if self._closing:
+            await asyncio.wait(self._closing)
+        connection = await super()._connect()
+        self.opened += 1
+        if not self.pooled:
+            # A backend whose client has vanished must not keep the watch or a claim.
+            await connection.execute(_WATCHFUL)
+            if self._backend is not None:  # where the network swallowed our farewell, it still holds the watch
+                await connection.execute(_END_BACKEND, *self._backend)
+            pid = connection.get_server_pid()
+            started = await connection.fetchval("select backend_start from pg_stat_activity where pid = $1", pid)
+            self._backend = (pid, started)
+            connection.add_termination_listener(lambda _: self._lost())
+        return connection
+
+    @contextlib.asynccontextmanager
+    async def _timed(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(STATEMENT_TIMEOUT):
+                yield
+        except TimeoutError:
+            raise UnavailableError(f"no answer within {STATEMENT_TIMEOUT:g} s") from None
+
+    async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """As Session.fetch(), within STATEMENT_TIMEOUT."""
+        async with self._timed():
+            return await super().fetch(query, *arguments)
+
+    async def _ask(self, query: str, *arguments: object) -> Any:
+        return (await self.fetch(query, *arguments))[0][0]
+
+    async def listen(self) -> None:
+        """LISTEN on the queue's channel, until the connection ends."""
+        channel = await self._ask("select queue_channel()")
+        connection = await self.connection()
+        async with self._timed(), self._guard():
+            await connection.add_listener(
+                channel, lambda _connection, _pid, _channel, payload: self._hear(str(payload))
+            )
+
+    async def notify(self, payload: str) -> None:
+        """NOTIFY everyone who listens to the queue's channel, ourselves included."""
+        await self.fetch("select pg_notify(queue_channel(), $1)", payload)
+
+    async def try_watch(self) -> bool:
+        """try_queue_watch(): whether this session is now on watch. Call it until it is, and not again."""
+        return bool(await self._ask("select try_queue_watch()"))
+
+    async def close_gate(self) -> bool:
+        """close_queue_gate(): whether every insert notifies from here on."""
+        return bool(await self._ask("select close_queue_gate()"))
+
+    async def open_gate(self) -> None:
+        """open_queue_gate(): inserts need not notify any more."""
+        await self._ask("select open_queue_gate()")
+
+    async def health(self) -> QueueHealth:
+        """queue_health."""
+        return QueueHealth._make((await self.fetch(_HEALTH))[0])
+
+    async def process(self, size: int, after: int, *, max_attempts: int, park_days: int) -> Batch:
+        """process_payment_queue() for events that have not failed yet: claim and apply in one statement."""
+        return Batch._make((await self.fetch(_PROCESS, size, after, max_attempts, park_days))[0])
+
+    async def claim_and_process(
+        self, claimed: list[int], size: int, after: int, *, retries: bool, max_attempts: int
+    ) -> Batch:
+        """As process(), for fresh events or for those that failed before, in two statements of one transaction.
+
+        The ids go into `claimed` before anything is applied, so they are known when this raises.
+        """
+        connection = await self.connection()
+        async with self._timed(), self._guard(), connection.transaction():
+            claimed += await connection.fetchval("select claim_payment_events($1, $2, $3)", size, after, retries)
+            row = await connection.fetchrow(_PROCESS_CLAIMED, claimed, max_attempts)
+            assert row is not None  # noqa: S101 - a function with OUT parameters returns one row
+        return Batch._make((*row, 0, max(claimed, default=None)))
+
+    async def fail(self, event: int, error: str, max_attempts: int) -> bool:
+        """fail_payment_event(): count a failed attempt; whether the event is a dead letter now."""
+        return bool(await self._ask("select fail_payment_event($1, $2, $3)", event, error, max_attempts))
+
+
+_WATCHFUL = """
+    set tcp_keepalives_idle = 5;
+    set tcp_keepalives_interval = 2;
+    set tcp_keepalives_count = 3;
+    set tcp_user_timeout = 10000;
+    set idle_in_transaction_session_timeout = 10000;
+"""
+_END_BACKEND = "select pg_terminate_backend(pid, 1000) from pg_stat_activity where pid = $1 and backend_start = $2"
+_HEALTH = f"select {', '.join(QueueHealth._fields)} from queue_health"  # noqa: S608 - our names
+_PROCESS = f"select {', '.join(Batch._fields)} from process_payment_queue($1, $2, false, $3, $4)"  # noqa: S608
+_PROCESS_CLAIMED = f"select {', '.join(Batch._fields[:7])} from process_claimed_events($1, $2)"  # noqa: S608
 
 
 async def _close(connection: Connection) -> None:

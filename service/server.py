@@ -259,11 +259,11 @@ async def serve(settings: Settings, stop: asyncio.Event, on_started: Callable[[]
             _log.warning("server_not_ready", reason=reason)
         on_started()
         await stop.wait()
+        _log.info("server_stopping")
     finally:
         for runner in reversed(runners):
             await runner.cleanup()
         await server.close()
-        _log.info("server_stopped")
 
 
 def main() -> None:

@@ -110,7 +110,9 @@ class Process:
     def __init__(self, module: str, url: str, **environment: str):
         self.port = free_port()
         self.admin_port = free_port()
-        variables = {"DATABASE_URL": url, "PORT": str(self.port), "ADMIN_PORT": str(self.admin_port)} | environment
+        variables = {"PORT": str(self.port), "ADMIN_PORT": str(self.admin_port)} | environment
+        if url:
+            variables = {"DATABASE_URL": url} | variables
         self.process = subprocess.Popen(
             [sys.executable, "-m", module],
             env=os.environ | variables,

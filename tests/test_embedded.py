@@ -81,7 +81,7 @@ def start(bin_dir: Path | None) -> Start:
 
 @pytest.fixture
 def binaries(bin_dir: Path | None) -> Path:
-    return bin_dir or embedded._wheel_bin_dir()
+    return bin_dir or embedded.wheel_bin_dir()
 
 
 @pytest.fixture

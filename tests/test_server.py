@@ -467,7 +467,7 @@ async def test_the_process_starts_answers_and_ends_cleanly(database_url: str, db
         assert await held == (200, "applied")
         status, said = await process.end()
     assert status == 0
-    assert [json.loads(line)["event"] for line in said.splitlines()] == ["server_started", "server_stopped"]
+    assert [json.loads(line)["event"] for line in said.splitlines()] == ["server_started", "server_stopping"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+"""A real PgBouncer in transaction mode between the server and PostgreSQL."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service import embedded, embedded_launch
+from service.database import Session
+from tests.calls import add_invoice, assert_consistent, drain, rows_of
+from tests.conftest import Connection
+from tests.http_service import free_port, serving
+
+PGBOUNCER = shutil.which("pgbouncer", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
+pytestmark = pytest.mark.skipif(
+    PGBOUNCER is None and "CI" not in os.environ, reason="pgbouncer is not installed (Debian: pgbouncer)"
+)
+
+
+@pytest.fixture
+def pooled_url(cluster: embedded.Server, database_url: str, tmp_path: Path) -> Iterator[str]:
+    """The URL of the test's database through a pool of three connections, which change hands with each transaction."""
+    assert PGBOUNCER is not None, "install pgbouncer"
+    name = database_url.partition("@/")[2].partition("?")[0]
+    socket_dir = next((cluster.data_dir / "socket").glob(".s.PGSQL.*[0-9]")).parent
+    port = free_port()
+    (tmp_path / "users.txt").write_text('"postgres" ""\n')
+    config = tmp_path / "pgbouncer.ini"
+    config.write_text(
+        f"[databases]\n{name} = host={socket_dir} port=5432 user=postgres\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = trust\n"
+        f"auth_file = {tmp_path}/users.txt\npool_mode = transaction\ndefault_pool_size = 3\n"
+    )
+    owner = socket_dir.stat()  # the one user that passes; as root PgBouncer refuses to run, as PostgreSQL does
+    identity = "self" if os.geteuid() else f"{owner.st_uid}:{owner.st_gid}" if owner.st_uid else "namespace"
+    launcher = [sys.executable, embedded_launch.__file__, str(os.getpid()), identity]
+    if identity not in {"self", "namespace"}:
+        for path in (tmp_path, *tmp_path.iterdir()):
+            os.chown(path, owner.st_uid, owner.st_gid)
+    process = subprocess.Popen(
+        [*launcher, PGBOUNCER, str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(500):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.1):
+                break
+        yield f"postgresql://postgres@127.0.0.1:{port}/{name}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def test_the_server_works_behind_a_pooler_in_transaction_mode(pooled_url: str, db: Connection) -> None:
+    for invoice in range(1, 6):
+        await add_invoice(db, invoice, amount=10**9)
+    async with Session(pooled_url, "test") as session:
+        await session.connection()
+        assert session.pooled
+    async with serving(pooled_url) as one, serving(pooled_url) as other:
+        answers = await asyncio.gather(
+            *(one.apply(f"a{n}", 1 + n % 5, 2) for n in range(200)),
+            *(other.enqueue(f"q{n}", 1 + n % 5, 3) for n in range(200)),
+        )
+        async with one.session.get(one.url + "/readyz") as ready:
+            assert ready.status == 200
+    assert sorted(set(answers)) == [(200, "applied"), (202, "queued")]
+    await drain(db)
+    await assert_consistent(db)
+    assert await rows_of(db, "select distinct amount_paid from invoices") == [(40 * 2 + 40 * 3,)]
+
+
+async def test_a_direct_connection_is_told_from_a_pooled_one(database_url: str) -> None:
+    async with Session(database_url, "test") as session:
+        await session.connection()
+        assert not session.pooled

@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import structlog
 import uvloop
@@ -200,6 +200,8 @@ async def _read(request: web.Request) -> bytes:
     if (request.content_length or 0) > MAX_BODY:
         raise Problem(413, "too-large", f"Send at most {MAX_BODY} bytes.")
     try:
+        if request.content.is_eof():  # it came with the headers, as nearly all do
+            return await request.read()
         async with asyncio.timeout(BODY_TIMEOUT):
             return await request.read()
     except TimeoutError:
@@ -230,6 +232,7 @@ def _is_local(request: web.Request) -> bool:
     )
 
 
+@lru_cache(maxsize=1024)
 def _is_loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address).is_loopback

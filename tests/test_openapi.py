@@ -1,0 +1,56 @@
+"""The OpenAPI document holds what the server does: schemathesis draws requests from it and checks each answer."""
+
+import asyncio
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import Case
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from service import openapi
+from tests.calls import add_invoice, assert_consistent, drain
+from tests.conftest import Connection
+from tests.http_service import serving
+
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+
+
+async def test_no_request_drawn_from_the_document_gives_a_5xx_or_an_undocumented_answer(
+    database_url: str, db: Connection
+) -> None:
+    for invoice in (1, 2, 3):
+        await add_invoice(db, invoice)
+    statuses = set()
+    async with serving(database_url) as client:
+        schema = schemathesis.openapi.from_dict(openapi.document(signed=False))
+
+        def send(operation: Any, mode: schemathesis.GenerationMode) -> None:
+            @given(case=operation.as_strategy(generation_mode=mode))
+            @settings(
+                max_examples=150,
+                deadline=None,
+                database=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )
+            def run(case: Case[Any]) -> None:
+                if isinstance(case.body, dict) and isinstance(number := case.body.get("invoice_id"), int):
+                    case.body["invoice_id"] = number % 5  # most are about an invoice that exists
+                response = case.call(base_url=client.url)
+                statuses.add(response.status_code)
+                case.validate_response(response, checks=CHECKS)
+
+            run()
+
+        for path in openapi.PLAIN_ENDPOINTS:
+            for mode in schemathesis.GenerationMode:
+                await asyncio.to_thread(send, schema[path]["POST"], mode)
+    assert statuses >= {200, 202, 400, 404}
+    await drain(db)
+    await assert_consistent(db)

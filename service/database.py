@@ -19,6 +19,8 @@ CLOSE_TIMEOUT = 1.0
 """Seconds for a broken call to be cancelled in the server before its connection is cut."""
 STATEMENT_TIMEOUT = 5.0
 """Seconds that a call of the listener may take; a batch that needs longer is halved."""
+GATE_TIMEOUT = 2.0
+"""Seconds that one about the gate may take, the first after each sleep: a network that died meanwhile shows there."""
 
 # Not the call's fault, and it may succeed when tried again: broken connection, standby, deadlock, no resources, a lock
 # or a statement that took too long, shutdown, I/O. The last is a plan that a migration has outdated.
@@ -243,8 +245,6 @@ class QueueSession(Session):
         """How many connections there have been: another number means that watch and gate are gone."""
 
     async def _connect(self) -> Connection:
-        if self._closing:
-            await asyncio.wait(self._closing)
         connection = await super()._connect()
         self.opened += 1
         if not self.pooled:
@@ -258,13 +258,18 @@ class QueueSession(Session):
             connection.add_termination_listener(lambda _: self._lost())
         return connection
 
+    async def connection(self) -> Connection:
+        """As Session.connection(), within STATEMENT_TIMEOUT."""
+        async with self._timed():
+            return await super().connection()
+
     @contextlib.asynccontextmanager
-    async def _timed(self) -> AsyncIterator[None]:
+    async def _timed(self, seconds: float = STATEMENT_TIMEOUT) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(STATEMENT_TIMEOUT):
+            async with asyncio.timeout(seconds):
                 yield
         except TimeoutError:
-            raise UnavailableError(f"no answer within {STATEMENT_TIMEOUT:g} s") from None
+            raise UnavailableError(f"no answer within {seconds:g} s") from None
 
     async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """As Session.fetch(), within STATEMENT_TIMEOUT."""
@@ -293,11 +298,13 @@ class QueueSession(Session):
 
     async def close_gate(self) -> bool:
         """close_queue_gate(): whether every insert notifies from here on."""
-        return bool(await self._ask("select close_queue_gate()"))
+        async with self._timed(GATE_TIMEOUT):
+            return bool(await self._ask("select close_queue_gate()"))
 
     async def open_gate(self) -> None:
         """open_queue_gate(): inserts need not notify any more."""
-        await self._ask("select open_queue_gate()")
+        async with self._timed(GATE_TIMEOUT):
+            await self._ask("select open_queue_gate()")
 
     async def health(self) -> QueueHealth:
         """queue_health."""
@@ -315,11 +322,18 @@ class QueueSession(Session):
         The ids go into `claimed` before anything is applied, so they are known when this raises.
         """
         connection = await self.connection()
-        async with self._timed(), self._guard(), connection.transaction():
-            claimed += await connection.fetchval("select claim_payment_events($1, $2, $3)", size, after, retries)
-            row = await connection.fetchrow(_PROCESS_CLAIMED, claimed, max_attempts)
-            assert row is not None  # noqa: S101 - a function with OUT parameters returns one row
-        return Batch._make((*row, 0, max(claimed, default=None)))
+        transaction = connection.transaction()
+        async with self._timed(), self._guard():
+            await transaction.start()
+            try:
+                claimed += await connection.fetchval("select claim_payment_events($1, $2, $3)", size, after, retries)
+                row = await connection.fetchrow(_PROCESS_CLAIMED, claimed, max_attempts)
+            except asyncpg.PostgresError:  # not when cancelled: over a dead network the rollback would wait for ever
+                if not connection.is_closed():
+                    await transaction.rollback()
+                raise
+            await transaction.commit()
+        return Batch._make((*(row or ()), 0, max(claimed, default=None)))
 
     async def fail(self, event: int, error: str, max_attempts: int) -> bool:
         """fail_payment_event(): count a failed attempt; whether the event is a dead letter now."""

@@ -94,6 +94,7 @@ class Listener:
                 except (UnavailableError, RejectedError) as error:
                     pause = await self._back_off(error, pause)
                 else:
+                    self._unready = None
                     if pause:
                         _log.info("database_available")
                     pause = 0.0
@@ -109,9 +110,7 @@ class Listener:
     async def _back_off(self, error: UnavailableError | RejectedError, pause: float) -> float:
         if not pause:
             _log.warning("database_unavailable", error=str(error), sqlstate=error.sqlstate)
-        if isinstance(error, UnavailableError):
-            self.session.give_up()
-        self._unready = f"the database cannot be reached ({error})" if self._unready is None else self._unready
+        self._unready = self._unready or f"the database cannot be reached ({error})"
         pause = min(2 * pause, BACKOFF[1]) or BACKOFF[0]
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
@@ -259,12 +258,14 @@ class Listener:
         """Narrow down which event failed the batch. Raises the error if none did, or if the connection is gone."""
         apart = retries or self._suspects[retries] > 0
         if not _is_the_batchs(error) or (apart and not claimed):
-            self._suspects[retries] = 0
+            if isinstance(error, RejectedError):
+                self._suspects[retries] = 0  # not even the claim succeeds
             raise error
         _log.warning("batch_failed", events=len(claimed) or size, error=str(error), sqlstate=error.sqlstate)
         if len(claimed) == 1:
             self._suspects[retries] = 0
-            self._blamed = (claimed[0], str(error))
+            state = f" (SQLSTATE {error.sqlstate})" if isinstance(error, UnavailableError) and error.sqlstate else ""
+            self._blamed = (claimed[0], f"its transaction failed as a whole: {error}{state}")
         else:
             self._suspects[retries] = len(claimed) or size
         if isinstance(error, UnavailableError):
@@ -302,12 +303,16 @@ class Listener:
             self._next_full = -math.inf  # what that transaction brings may have ids far below the last
             await asyncio.sleep(REFUSED_PAUSE)
             return
-        batch, _ = await self._batch(ALL, retries=False)
-        if batch.claimed:
-            self._linger_until = _now() + LINGER
-        else:
-            await self._sleep()
-        await self.session.open_gate()
+        try:
+            batch, more = await self._batch(ALL, retries=False)
+            if batch.claimed or more:
+                self._linger_until = _now() + LINGER
+            else:
+                await self._sleep()
+            await self.session.open_gate()
+        except (UnavailableError, RejectedError):
+            self.session.give_up()  # the gate goes with it
+            raise
 
     async def _sleep(self) -> None:
         """Sleep until a NOTIFY, the next retry, the poll, the end of the connection, or the stop event."""

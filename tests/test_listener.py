@@ -1,0 +1,374 @@
+"""The listener against a real PostgreSQL: awake in milliseconds, and nothing lost whatever breaks."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+import aiohttp
+import asyncpg
+import pytest
+
+from service import embedded, migrate
+from service.listener import Listener
+from service.settings import Settings
+from tests import calls, sessions
+from tests.calls import Event, add_invoice, assert_consistent, whereabouts
+from tests.conftest import Connection
+from tests.http_service import Process
+
+HOUR = 3600.0  # a poll interval that leaves NOTIFY alone to wake the listener
+BACKENDS = "from pg_stat_activity where application_name = 'payment_webhooks listener' and datname = current_database()"
+WATCH = "select pid from pg_locks where locktype = 'advisory' and objsubid = 2 and objid = 2 and granted"
+HELD = """
+    select count(*) from pg_locks l join pg_database d on d.oid = l.database
+    where l.locktype = 'advisory' and d.datname = current_database()
+"""
+
+
+@contextlib.asynccontextmanager
+async def listening(url: str, **values: Any) -> AsyncIterator[Listener]:
+    """A listener in this loop, on duty."""
+    stop = asyncio.Event()
+    listener = Listener(Settings(database_url=url, **values), stop)
+    task = asyncio.create_task(listener.run())
+    try:
+        async with asyncio.timeout(10):
+            while await listener.unready() is not None and not task.done():
+                await asyncio.sleep(0.005)
+        yield listener
+    finally:
+        stop.set()
+        await task
+
+
+async def enqueue(db: Connection, *names: str) -> None:
+    await calls.enqueue_all(db, [Event(name, 1, 1) for name in names])
+
+
+async def applied(db: Connection) -> None:
+    """Wait until the queue is empty."""
+    await sessions.until(lambda: db.fetchval("select not exists (select from payment_queue)"))
+
+
+async def seconds_to_apply(db: Connection, *names: str) -> float:
+    await enqueue(db, *names)
+    started = time.perf_counter()
+    await applied(db)
+    return time.perf_counter() - started
+
+
+async def ready(process: Process) -> str:
+    """Wait for /readyz; return the metrics."""
+    url = f"http://127.0.0.1:{process.admin_port}"
+    async with asyncio.timeout(20), aiohttp.ClientSession() as session:
+        while process.process.poll() is None:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.get(f"{url}/readyz") as response:
+                    if response.status == 200:
+                        break
+            await asyncio.sleep(0.02)
+        async with session.get(f"{url}/metrics") as response:
+            return await response.text()
+
+
+@pytest.fixture
+async def invoice(db: Connection) -> None:
+    await add_invoice(db, 1, amount=10**12)
+
+
+pytestmark = pytest.mark.usefixtures("invoice")
+
+
+async def test_an_event_is_applied_tens_of_milliseconds_after_its_commit(database_url: str, db: Connection) -> None:
+    async with listening(database_url, poll_interval=HOUR):
+        took = []
+        for number in range(40):
+            await asyncio.sleep(random.choice([0, 0.005, 0.01, 0.012, 0.03]))  # noqa: S311 - in all states
+            took.append(await seconds_to_apply(db, f"e{number}"))
+    assert sorted(took)[20] < 0.05
+    assert max(took) < 1
+    await assert_consistent(db)
+
+
+async def test_a_listener_with_nothing_to_do_asks_nothing_between_two_polls(database_url: str, db: Connection) -> None:
+    async with listening(database_url, poll_interval=HOUR):
+        await seconds_to_apply(db, "e1")
+        await asyncio.sleep(0.2)
+        before = await db.fetch(f"select query_start, state_change, state {BACKENDS}")
+        await asyncio.sleep(1)
+        assert await db.fetch(f"select query_start, state_change, state {BACKENDS}") == before
+        assert [row["state"] for row in before] == ["idle"]
+
+
+async def test_events_that_commit_out_of_order_or_beside_a_long_transaction_do_not_wait(
+    database_url: str, db: Connection, connect: Any
+) -> None:
+    long = await connect()
+    async with listening(database_url, poll_interval=HOUR):
+        await long.execute("begin")
+        await enqueue(long, "first")
+        took = [await seconds_to_apply(db, f"e{number}") for number in range(20)]
+        await long.execute("commit")
+        started = time.perf_counter()
+        await applied(db)
+    assert sorted(took)[10] < 0.1
+    assert time.perf_counter() - started < 0.5
+
+
+async def test_released_events_are_applied_at_once_though_their_ids_are_old(database_url: str, db: Connection) -> None:
+    async with listening(database_url, poll_interval=HOUR):
+        await calls.apply(db, Event("early", 7), park=True)
+        await seconds_to_apply(db, *(f"e{number}" for number in range(50)))
+        await add_invoice(db, 7)
+        async with asyncio.timeout(1):
+            await applied(db)
+    assert await whereabouts(db, "early") == ("processed", "posted")
+
+
+async def test_a_poll_finds_what_nobody_told_of(database_url: str, db: Connection) -> None:
+    async with listening(database_url, poll_interval=0.3):
+        await db.execute("alter table payment_queue disable trigger user")
+        assert await seconds_to_apply(db, "e1") < 0.5
+
+
+async def test_the_watch_passes_on_when_its_listener_is_killed(database_url: str, db: Connection) -> None:
+    first = Process("service.listener", database_url, POLL_INTERVAL="0.5")
+    await ready(first)
+    second = Process("service.listener", database_url, POLL_INTERVAL="0.5")
+    try:
+        await ready(second)
+        [watch] = await db.fetchval(f"select array({WATCH})")
+        first.process.kill()
+        assert await seconds_to_apply(db, "e1") < 1
+        await sessions.until(lambda: db.fetchval(WATCH))
+        assert await db.fetchval(WATCH) != watch
+        assert await seconds_to_apply(db, "e2") < 0.3
+    finally:
+        await first.end(signal.SIGKILL)
+        assert (await second.end())[0] == 0
+
+
+async def test_a_terminated_backend_is_replaced_at_once(database_url: str, db: Connection) -> None:
+    async with listening(database_url, poll_interval=HOUR):
+        for number in range(5):
+            await db.execute(f"select pg_terminate_backend(pid) {BACKENDS}")
+            assert await seconds_to_apply(db, f"e{number}") < 1
+        await sessions.until(lambda: db.fetchval(WATCH))
+
+
+class Proxy:
+    """Passes TCP on to the database's socket until it is told to swallow everything."""
+
+    def __init__(self, url: str):
+        parts = urlsplit(url)
+        self._database = parts.path
+        self._socket = parse_qs(parts.query)["host"][0] + "/.s.PGSQL.5432"
+        self._swallowing = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        self.url = f"postgresql://postgres@127.0.0.1:{port}{self._database}?sslmode=disable"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.close()
+            await writer.wait_closed()
+
+    def swallow(self) -> None:
+        """From now on the connections that exist pass nothing on, not even their end; new ones are fine."""
+        self._swallowing = len(self._writers)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_database, to_database = await asyncio.open_unix_connection(self._socket)
+        self._writers += [to_database, writer]
+        number = len(self._writers)
+        for source, sink in ((reader, to_database), (from_database, writer)):
+            self._tasks.add(asyncio.create_task(self._pass(source, sink, number)))
+
+    async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, number: int) -> None:
+        while data := await source.read(65536):
+            if number > self._swallowing:
+                sink.write(data)
+        if number > self._swallowing:
+            sink.close()
+
+
+async def test_a_connection_that_hears_nothing_any_more_is_noticed_and_replaced(
+    database_url: str, db: Connection
+) -> None:
+    async with Proxy(database_url) as proxy, listening(proxy.url, poll_interval=0.5) as listener:
+        first = await db.fetchval(WATCH)
+        proxy.swallow()
+        assert await seconds_to_apply(db, "e1") < 0.5 + 2 + 1
+        await sessions.until(lambda: db.fetchval(WATCH))
+        assert await db.fetchval(WATCH) != first  # the backend behind the dead connection is gone with its watch
+        assert await db.fetchval(f"select count(*) {BACKENDS}") == 1
+        assert listener.session.opened == 2
+
+
+POISON = """
+    create function poison() returns trigger language plpgsql security definer as $$
+    begin
+        {what}
+        return null;
+    end $$;
+    create constraint trigger poison after update on invoices {when} for each row when (new.id = 666)
+        execute function poison();
+"""
+DEFERRED = "deferrable initially deferred"
+
+
+@pytest.mark.parametrize(
+    ("what", "when", "error"),
+    [
+        ("raise 'the shop is closed';", "", "the shop is closed (SQLSTATE P0001)"),
+        ("raise 'the shop is closed';", DEFERRED, "the shop is closed (SQLSTATE P0001)"),
+        ("perform pg_sleep(9);", "", "its transaction failed as a whole: QueryCanceledError (SQLSTATE 57014)"),
+        (
+            "perform pg_terminate_backend(pg_backend_pid()), pg_sleep(1);",
+            "",
+            "its transaction failed as a whole: ConnectionDoesNotExistError (SQLSTATE 08003)",
+        ),
+    ],
+    ids=["raises", "raises at commit", "runs into the time-out", "kills its backend"],
+)
+async def test_an_event_that_spoils_every_batch_ends_alone_and_dead(
+    database_url: str, db: Connection, what: str, when: str, error: str
+) -> None:
+    await add_invoice(db, 666)
+    await db.execute(POISON.format(what=what, when=when))
+    if "sleep(9)" in what:
+        await db.execute(
+            "do $$ begin execute format('alter database %I set statement_timeout = 200', current_database()); end $$"
+        )
+    events = [Event(f"e{number}", 1, 1) for number in range(600)]
+    events[333] = Event("poison", 666, 1)
+    await calls.enqueue_all(db, events)
+    async with listening(database_url, poll_interval=0.5, max_attempts=2, batch_size=200):
+        await sessions.until(lambda: db.fetchval("select count(*) = 599 from payments"))
+        await sessions.until(lambda: db.fetchval("select exists (select from open_dead_letters)"))
+        assert await seconds_to_apply(db, "next") < 0.5
+    assert await calls.rows_of(db, "select reason::text, detail from open_dead_letters") == [
+        ("attempts_exhausted", error)
+    ]
+    await assert_consistent(db)
+
+
+async def test_sigterm_lets_the_batch_commit_and_leaves_nothing_locked(database_url: str, db: Connection) -> None:
+    await enqueue(db, *(f"e{number}" for number in range(20_000)))
+    process = Process("service.listener", database_url, BATCH_SIZE="100")
+    await sessions.until(lambda: db.fetchval("select exists (select from payments)"))
+    status, said = await process.end()
+    assert (status, "Traceback" in said) == (0, False), said
+    assert await db.fetchval(f"select count(*) {BACKENDS}") == 0
+    assert await db.fetchval(HELD) == 0
+    left = await db.fetch("select id from payment_queue for update nowait")
+    assert 0 < len(left) < 20_000
+    await assert_consistent(db)
+
+
+async def test_sigkill_loses_nothing(database_url: str, db: Connection) -> None:
+    await enqueue(db, *(f"e{number}" for number in range(5_000)))
+    process = Process("service.listener", database_url, BATCH_SIZE="100")
+    await sessions.until(lambda: db.fetchval("select exists (select from payments)"))
+    await process.end(signal.SIGKILL)
+    left = await db.fetchval("select count(*) from payment_queue")
+    assert left > 0
+    async with listening(database_url, poll_interval=HOUR):
+        await applied(db)
+    assert await sessions.paid(db) == 5_000
+    await assert_consistent(db)
+
+
+async def test_its_metrics_tell_what_happened(database_url: str, db: Connection) -> None:
+    await enqueue(db, "e1", "e2")
+    process = Process("service.listener", database_url)
+    await ready(process)
+    metrics = await ready(process)
+    await process.end()
+    assert 'payment_webhooks_events_total{outcome="applied"} 2.0' in metrics
+    assert "payment_webhooks_listener_watch 1.0" in metrics
+    assert 'payment_webhooks_queue_events{state="queued"}' in metrics
+
+
+async def test_it_does_not_start_without_a_database_url() -> None:
+    process = Process("service.listener", "mysql://")
+    said = await asyncio.to_thread(process.process.communicate, timeout=20)
+    assert process.process.returncode == 1
+    assert "DATABASE_URL" in said[0]
+
+
+async def load(url: str, sender: int, stop: asyncio.Event, sent: set[str]) -> None:
+    """Enqueue until `stop`, each event until its commit is confirmed."""
+    number = 0
+    db: Connection | None = None
+    while not stop.is_set():
+        name = f"{sender}-{number}"
+        try:
+            if db is None or db.is_closed():
+                db = await asyncpg.connect(url)
+            await calls.enqueue(db, Event(name, 1, 1))
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+            db = None
+            await asyncio.sleep(0.05)
+            continue
+        sent.add(name)
+        number += 1
+        if number % 50 == 0:
+            await asyncio.sleep(random.uniform(0, 0.1))  # noqa: S311 - so that listeners fall asleep
+    if db is not None:
+        await db.close()
+
+
+async def test_every_event_is_applied_once_whatever_is_killed(tmp_path: Path, bin_dir: Path | None) -> None:
+    rounds = int(os.environ.get("CHAOS_ROUNDS", "8"))
+    database = embedded.start(tmp_path / "pg", bin_dir=bin_dir)
+    processes: list[Process] = []
+    try:
+        await migrate.up(database.url)
+        db = await asyncpg.connect(database.url)
+        await add_invoice(db, 1, amount=10**12)
+        processes = [Process("service.listener", database.url, POLL_INTERVAL="0.5") for _ in range(2)]
+        stop, sent = asyncio.Event(), set[str]()
+        senders = [asyncio.create_task(load(database.url, n, stop, sent)) for n in range(4)]
+        for number in range(rounds):
+            await asyncio.sleep(random.uniform(0.2, 0.8))  # noqa: S311 - moments
+            if number % 4 == 3:
+                await asyncio.to_thread(database.stop)
+                database = embedded.start(tmp_path / "pg", bin_dir=bin_dir)
+                db = await asyncpg.connect(database.url)
+            elif number % 2:
+                await processes[0].end(signal.SIGKILL)
+                processes = [processes[1], Process("service.listener", database.url, POLL_INTERVAL="0.5")]
+            else:
+                await db.execute(f"select pg_terminate_backend(pid) {BACKENDS}")
+        stop.set()
+        await asyncio.gather(*senders)
+        started = time.perf_counter()
+        await applied(db)
+        assert time.perf_counter() - started < 3
+        for process in processes:
+            assert (await process.end())[0] == 0
+        assert await sessions.paid(db) == len(sent) == await db.fetchval("select count(*) from payments")
+        assert await db.fetchval(HELD) == 0
+        await assert_consistent(db)
+        await db.close()
+    finally:
+        for process in processes:
+            process.process.kill()
+        database.stop()

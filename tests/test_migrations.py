@@ -300,6 +300,10 @@ async def test_each_function_has_the_file_of_its_name(cluster: embedded.Server, 
     assert sorted(row["proname"] for row in rows) == sorted([*in_files, *of_the_roles])
 
 
+async def test_a_database_says_that_it_stands_at_the_newest_migration(db: Connection) -> None:
+    assert await db.fetchval("select schema_version()") == migrate.newest_version()
+
+
 async def test_the_functions_replay_over_a_migrated_database_without_a_difference(
     cluster: embedded.Server, empty: Empty
 ) -> None:

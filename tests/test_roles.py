@@ -27,14 +27,15 @@ PRIVILEGES = {
         "usage": ["schema"],
         "execute": [
             "apply_payment_event", "apply_payment_events", "enqueue_payment_event", "enqueue_payment_events",
-            "store_dead_letter",
+            "schema_version", "store_dead_letter",
         ],
     },
     "listener": {
         "usage": ["schema"],
         "execute": [
             "claim_payment_events", "close_queue_gate", "fail_payment_event", "open_queue_gate",
-            "process_claimed_events", "process_payment_queue", "queue_channel", "try_queue_watch",
+            "process_claimed_events", "process_payment_queue", "queue_channel", "schema_version",
+            "try_queue_watch",
         ],
         "select": ["queue_health"],
     },
@@ -53,13 +54,13 @@ PRIVILEGES = {
         "execute": [
             "dismiss_dead_letter", "dismiss_dead_letters", "invoice_discrepancies", "invoice_timeline",
             "misplaced_events", "prune_deliveries", "reassign_dead_letter", "retry_dead_letter",
-            "retry_dead_letters", "void_payment",
+            "retry_dead_letters", "schema_version", "void_payment",
         ],
         "select": sorted(TABLES + VIEWS),
     },
     "reader": {
         "usage": ["schema"],
-        "execute": ["invoice_timeline"],
+        "execute": ["invoice_timeline", "schema_version"],
         "select": VIEWS,
     },
 }  # fmt: skip

@@ -20,7 +20,7 @@ CLOSE_TIMEOUT = 1.0
 STATEMENT_TIMEOUT = 5.0
 """Seconds that a call of the listener may take; a batch that needs longer is halved."""
 GATE_TIMEOUT = 2.0
-"""Seconds that one about the gate may take, the first after each sleep: a network that died meanwhile shows there."""
+"""Seconds that one about gate or watch may take, the first after a sleep: a network that died meanwhile shows there."""
 
 # Not the call's fault, and it may succeed when tried again: broken connection, standby, deadlock, no resources, a lock
 # or a statement that took too long, shutdown, I/O. The last is a plan that a migration has outdated.
@@ -294,7 +294,8 @@ class QueueSession(Session):
 
     async def try_watch(self) -> bool:
         """try_queue_watch(): whether this session is now on watch. Call it until it is, and not again."""
-        return bool(await self._ask("select try_queue_watch()"))
+        async with self._timed(GATE_TIMEOUT):
+            return bool(await self._ask("select try_queue_watch()"))
 
     async def close_gate(self) -> bool:
         """close_queue_gate(): whether every insert notifies from here on."""

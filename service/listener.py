@@ -174,11 +174,10 @@ class Listener:
         self._next_poll = self._next_full = -math.inf
 
     async def _poll(self) -> int:
-        """Check that we hear, look at everything, parked events and retries included, and measure the queue."""
+        """Look at everything, parked events and retries included, measure the queue, and check that we hear."""
         first = self._last_poll == -math.inf
         self._next_poll = _now() + self.settings.poll_interval
         if not self.session.pooled:
-            await self._check_hearing()
             if not self.watching:
                 self.watching = await self.session.try_watch()
                 if self.watching:
@@ -195,6 +194,8 @@ class Listener:
             self._next_full = -math.inf  # they may have the oldest ids of all
         found = batch.claimed + batch.released + await self._drain(retries=True)
         self._last_poll = _now()
+        if not self.session.pooled:
+            await self._check_hearing()  # last, so that a listener that stays deaf still does its work
         return found
 
     async def _check_hearing(self) -> None:

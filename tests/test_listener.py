@@ -306,6 +306,66 @@ async def test_its_metrics_tell_what_happened(database_url: str, db: Connection)
     assert 'payment_webhooks_queue_events{state="queued"}' in metrics
 
 
+async def test_the_role_listener_suffices(database_url: str, db: Connection) -> None:
+    login = f"login_{random.randrange(10**9)}"  # noqa: S311 - a name; roles belong to the cluster
+    role = await db.fetchval("select quote_ident(role_name('listener'))")
+    await db.execute(f"create role {login} login in role {role}")
+    try:
+        async with listening(database_url.replace("postgres@", f"{login}@"), poll_interval=HOUR) as listener:
+            assert listener.watching
+            assert await seconds_to_apply(db, "e1") < 1
+            await db.execute(f"select pg_terminate_backend(pid) {BACKENDS}")
+            assert await seconds_to_apply(db, "e2") < 1
+    finally:
+        await db.execute(f"drop role {login}")
+
+
+async def test_it_is_not_ready_while_the_schema_is_older_than_the_service(database_url: str, db: Connection) -> None:
+    stop = asyncio.Event()
+    listener = Listener(Settings(database_url=database_url, poll_interval=0.3), stop)
+    await db.execute("create or replace function schema_version() returns text language sql as $$ select '1' $$")
+    task = asyncio.create_task(listener.run())
+    await enqueue(db, "e1")
+    await asyncio.sleep(0.5)
+    assert "run dbmate up" in str(await listener.unready())
+    assert await db.fetchval("select count(*) from payments") == 0
+    stop.set()
+    await task
+
+
+async def test_a_listener_that_stays_deaf_works_at_its_polls(database_url: str, db: Connection) -> None:
+    async with listening(database_url, poll_interval=0.5) as listener:
+        listener.session._hear = lambda _: None
+        for number in range(3):
+            assert await seconds_to_apply(db, f"e{number}") < 0.5 + 2 + 1.5  # a new connection each time
+
+
+async def test_a_full_notification_queue_costs_speed_only(tmp_path: Path, bin_dir: Path | None) -> None:
+    with embedded.start(tmp_path / "pg", bin_dir=bin_dir, settings={"fsync": "off"}) as server:
+        db: Connection = await asyncpg.connect(server.url)
+        version = int(await db.fetchval("show server_version_num"))
+        await db.close()
+    if version < 170000:
+        pytest.skip("the queue cannot be made small")
+    with embedded.start(tmp_path / "pg", bin_dir=bin_dir, settings={"max_notify_queue_pages": "64"}) as server:
+        await migrate.up(server.url)
+        db, laggard = [await asyncpg.connect(server.url) for _ in range(2)]
+        await add_invoice(db, 1)
+        async with listening(server.url, poll_interval=0.5):
+            await laggard.execute("listen anything; begin; select 1")
+            with contextlib.suppress(asyncpg.PostgresError):
+                while True:
+                    await db.execute(
+                        "select pg_notify('anything', repeat(n::text, 1000)) from generate_series(1, 50) n"
+                    )
+            for number in range(3):
+                assert await seconds_to_apply(db, f"e{number}") < 0.5 + 1
+            await laggard.execute("commit")
+            await seconds_to_apply(db, "heard again")
+        await db.close()
+        await laggard.close()
+
+
 async def test_it_does_not_start_without_a_database_url() -> None:
     process = Process("service.listener", "mysql://")
     said = await asyncio.to_thread(process.process.communicate, timeout=20)

@@ -1824,8 +1824,9 @@ COMMENT ON FUNCTION public.role_name(p_role text) IS 'The cluster-wide name of t
 --
 
 CREATE FUNCTION public.schema_version() RETURNS text
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN '20261101000006'::text;
+    LANGUAGE sql IMMUTABLE SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$ select '20261101000006' $$;
 
 
 --

@@ -358,7 +358,8 @@ async def test_two_schemas_of_a_database_live_apart_by_nothing_but_the_url(
         expected = dump(cluster, url, "--schema=public")
         all_down(cluster, billing)
         assert dump(cluster, url, "--schema=public") == expected
-        assert await roles(connection, "%_billing_%") == set()
+        name = await connection.fetchval("select current_database()")
+        assert await roles(connection, f"{name}_billing_%") == set()
 
 
 async def test_no_role_of_one_schema_may_do_anything_in_another(cluster: embedded.Server, empty: Empty) -> None:

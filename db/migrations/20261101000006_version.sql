@@ -4,8 +4,8 @@
 select set_config('search_path', format('%I, pg_temp', current_schema()), true), set_config('role', role_name('owner'), true);
 
 create or replace function schema_version() returns text
-language sql immutable parallel safe
-return '20261101000006';
+language sql immutable security definer set search_path from current
+as $$ select '20261101000006' $$;
 comment on function schema_version() is
     'The newest migration that this schema stands at. Every migration replaces it, so that a service can tell whether the schema is new enough.';
 revoke all on function schema_version from public;

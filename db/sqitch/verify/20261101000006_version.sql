@@ -2,7 +2,7 @@
 begin;
 create temp table expected (object text);
 copy expected from stdin;
-function schema_version()
+function schema_version() security definer
 grant execute on schema_version() to listener
 grant execute on schema_version() to operator
 grant execute on schema_version() to reader

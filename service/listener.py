@@ -204,13 +204,20 @@ class Listener:
         self._echo.clear()
         try:
             async with asyncio.timeout(CHECK_TIMEOUT):
-                await self.session.notify(self._token)
-                await self._echo.wait()
-        except RejectedError as error:
-            _log.warning("notify_failed", sqlstate=error.sqlstate)  # its queue is full; the poll goes on
+                if await self._notify(self._token):
+                    await self._echo.wait()
         except TimeoutError:
             self.session.give_up()
             raise UnavailableError(f"our own NOTIFY did not come back within {CHECK_TIMEOUT:g} s") from None
+
+    async def _notify(self, payload: str) -> bool:
+        """Whether it could be sent: a full notification queue refuses, and does not keep us from work."""
+        try:
+            await self.session.notify(payload)
+        except RejectedError as error:
+            _log.warning("notify_failed", sqlstate=error.sqlstate)
+            return False
+        return True
 
     async def _drain(self, *, retries: bool = False) -> int:
         """Apply what is due until nothing is left, we are to stop, or the poll is due; return how much there was."""
@@ -221,7 +228,7 @@ class Listener:
             found += batch.claimed
             if more and self.watching and not called:
                 called = True
-                await self.session.notify(HELP)
+                await self._notify(HELP)
         return found
 
     async def _batch(self, after: int, *, retries: bool) -> tuple[Batch, bool]:

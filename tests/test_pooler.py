@@ -17,6 +17,7 @@ from service.database import Session
 from tests.calls import add_invoice, assert_consistent, drain, rows_of
 from tests.conftest import Connection
 from tests.http_service import free_port, serving
+from tests.test_listener import HELD, listening, seconds_to_apply
 
 PGBOUNCER = shutil.which("pgbouncer", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
 pytestmark = pytest.mark.skipif(
@@ -80,3 +81,14 @@ async def test_a_direct_connection_is_told_from_a_pooled_one(database_url: str) 
     async with Session(database_url, "test") as session:
         await session.connection()
         assert not session.pooled
+
+
+async def test_the_listener_polls_behind_a_pooler_in_transaction_mode(pooled_url: str, db: Connection) -> None:
+    await add_invoice(db, 1)
+    async with listening(pooled_url, poll_interval=0.3) as one, listening(pooled_url, poll_interval=0.3) as other:
+        for number in range(3):
+            assert await seconds_to_apply(db, f"e{number}") < 1
+        assert not one.watching
+        assert not other.watching
+        assert await db.fetchval(HELD) == 0
+    await assert_consistent(db)

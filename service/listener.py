@@ -94,7 +94,6 @@ class Listener:
                 except (UnavailableError, RejectedError) as error:
                     pause = await self._back_off(error, pause)
                 else:
-                    self._unready = None
                     if pause:
                         _log.info("database_available")
                     pause = 0.0
@@ -118,9 +117,11 @@ class Listener:
 
     async def run_once(self) -> None:
         """Look once at whatever is due, apply it, and sleep if nothing is. Raises UnavailableError, RejectedError."""
+        self._woken.clear()  # before the look: what is told from here on may come too late for it
         await self.session.connection()
         if self.session.opened != self._arrived:
             await self._arrive()
+        self._unready = None
         if self._blamed is not None:
             await self._record_failure(*self._blamed)
         now = _now()
@@ -136,7 +137,6 @@ class Listener:
         if self._stop.is_set():
             return
         if not self.watching:
-            self._woken.clear()
             await self._sleep()
             return
         if found:
@@ -150,6 +150,8 @@ class Listener:
         """What keeps this listener from doing its work; None when nothing does."""
         if self._unready is not None:
             return self._unready
+        if self._last_poll == -math.inf:
+            return "it has not looked at the queue yet"
         age = _now() - self._last_poll
         if age > 3 * self.settings.poll_interval:
             return f"the last look at the queue was {age:.0f} s ago"
@@ -282,7 +284,11 @@ class Listener:
             await self._record_failure(*self._blamed)
 
     async def _record_failure(self, event: int, error: str) -> None:
-        dead = await self.session.fail(event, error, self.settings.max_attempts)
+        try:
+            dead = await self.session.fail(event, error, self.settings.max_attempts)
+        except RejectedError:
+            self._blamed = None  # or nothing would be done ever again; the event will fail once more
+            raise
         self._blamed = None
         _log.warning("event_failed", id=event, error=error, dead=dead)
         _events.labels("failed").inc()

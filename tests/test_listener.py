@@ -25,6 +25,7 @@ from tests.http_service import Process
 
 HOUR = 3600.0  # a poll interval that leaves NOTIFY alone to wake the listener
 BACKENDS = "from pg_stat_activity where application_name = 'payment_webhooks listener' and datname = current_database()"
+GATE = "select pid from pg_locks where locktype = 'advisory' and objsubid = 2 and objid = 1 and mode = 'ExclusiveLock'"
 WATCH = "select pid from pg_locks where locktype = 'advisory' and objsubid = 2 and objid = 2 and granted"
 HELD = """
     select count(*) from pg_locks l join pg_database d on d.oid = l.database
@@ -212,6 +213,8 @@ async def test_a_connection_that_hears_nothing_any_more_is_noticed_and_replaced(
     database_url: str, db: Connection
 ) -> None:
     async with Proxy(database_url) as proxy, listening(proxy.url, poll_interval=0.5) as listener:
+        await sessions.until(lambda: db.fetchval(GATE))
+        await asyncio.sleep(0.05)  # asleep
         first = await db.fetchval(WATCH)
         proxy.swallow()
         assert await seconds_to_apply(db, "e1") < 0.5 + 2 + 1

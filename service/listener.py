@@ -7,19 +7,15 @@ others are in reserve. NOTIFY is only the speed: every POLL_INTERVAL each looks 
 import asyncio
 import contextlib
 import math
-import os
 import random
 import secrets
-import sys
 
 import structlog
-import uvloop
 from prometheus_client import Counter, Gauge
 
-from service import admin, log
+from service import admin, process
 from service.database import Batch, QueueSession, RejectedError, UnavailableError
-from service.process import run_until_signalled
-from service.settings import Settings, SettingsError, from_environment
+from service.settings import Settings
 
 LINGER = 0.010
 """Seconds without work after which the listener on watch closes the gate."""
@@ -371,12 +367,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
 
 def main() -> None:
     """Run the listener with the settings of the environment."""
-    try:
-        settings = from_environment(os.environ, admin_port=8082)
-        log.configure(settings.log_format)
-        uvloop.run(run_until_signalled(serve, settings))
-    except SettingsError as error:
-        sys.exit(str(error))
+    process.run(serve, admin_port=8082)
 
 
 if __name__ == "__main__":

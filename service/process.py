@@ -1,10 +1,16 @@
 """What the processes share: they run until a signal ends them."""
 
 import asyncio
+import os
 import signal
+import sys
 from collections.abc import Awaitable, Callable
+from typing import Any
 
-from service.settings import Settings
+import uvloop
+
+from service import log
+from service.settings import Settings, SettingsError, from_environment
 
 
 async def run_until_signalled(run: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings) -> None:
@@ -13,3 +19,13 @@ async def run_until_signalled(run: Callable[[Settings, asyncio.Event], Awaitable
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await run(settings, stop)
+
+
+def run(main: Callable[[Settings, asyncio.Event], Awaitable[None]], **defaults: Any) -> None:
+    """Run a process with the settings of the environment, `defaults` being its own; a bad one ends it with a message."""
+    try:
+        settings = from_environment(os.environ, **defaults)
+        log.configure(settings.log_format)
+        uvloop.run(run_until_signalled(main, settings))
+    except SettingsError as error:
+        sys.exit(str(error))

@@ -3,26 +3,22 @@
 import asyncio
 import ipaddress
 import json
-import os
 import re
-import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache, partial
 
 import structlog
-import uvloop
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from prometheus_client import Counter, Gauge, Histogram
 
-from service import admin, docs, log
+from service import admin, docs, process
 from service.adapters import direct, standard_webhooks
 from service.database import PaymentEvent, RejectedError, Result, Session, UnavailableError
 from service.group_commit import DeadlineError, GroupCommit, OverloadedError
 from service.problems import Problem, unavailable
-from service.process import run_until_signalled
-from service.settings import MAKE_A_SECRET, Settings, SettingsError, from_environment
+from service.settings import MAKE_A_SECRET, Settings, SettingsError
 
 MAX_BODY = 256 * 1024
 """Bytes; a larger body is answered 413."""
@@ -271,12 +267,7 @@ async def serve(settings: Settings, stop: asyncio.Event, on_started: Callable[[]
 
 def main() -> None:
     """Run the server with the settings of the environment."""
-    try:
-        settings = from_environment(os.environ)
-        log.configure(settings.log_format)
-        uvloop.run(run_until_signalled(serve, settings))
-    except SettingsError as error:
-        sys.exit(str(error))
+    process.run(serve)
 
 
 if __name__ == "__main__":

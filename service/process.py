@@ -22,7 +22,7 @@ async def run_until_signalled(run: Callable[[Settings, asyncio.Event], Awaitable
 
 
 def run(main: Callable[[Settings, asyncio.Event], Awaitable[None]], **defaults: Any) -> None:
-    """Run a process with the settings of the environment, `defaults` being its own; a bad one ends it with a message."""
+    """Run a process with the settings of the environment, `defaults` its own; a bad one ends it with its message."""
     try:
         settings = from_environment(os.environ, **defaults)
         log.configure(settings.log_format)

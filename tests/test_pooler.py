@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def pooled_url(cluster: embedded.Server, database_url: str, tmp_path: Path) -> I
         for _ in range(500):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.1):
                 break
+            time.sleep(0.02)
         yield f"postgresql://postgres@127.0.0.1:{port}/{name}"
     finally:
         process.terminate()

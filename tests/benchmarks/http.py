@@ -82,12 +82,12 @@ async def _serve(kind: str, settings: Settings, stop: asyncio.Event) -> None:
     await server.close()
 
 
-def wrk(port: int, path: str, connections: int, seconds: float) -> tuple[float, float, float]:
+def wrk(port: int, path: str, connections: int, seconds: int) -> tuple[float, float, float]:
     """Requests a second, p50 and p99 in ms."""
     program = shutil.which("wrk")
     if program is None:
         raise SystemExit("wrk is not installed (Debian: wrk).")
-    command = [program, "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-s", str(SCRIPT)]
+    command = [program, "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(SCRIPT)]
     command += [f"http://127.0.0.1:{port}{path}", "--", f"b{time.time_ns()}"]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in said or "Socket errors" in said:
@@ -105,7 +105,7 @@ def resident_kb(pid: int) -> int:
     return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0])
 
 
-def measure(url: str, rounds: int, seconds: float) -> list[str]:
+def measure(url: str, rounds: int, seconds: int) -> list[str]:
     """The report's lines."""
     ports = {kind: free_port() for kind in KINDS}
     processes = {
@@ -159,7 +159,7 @@ def main() -> None:
     """Parse the command line and print the report."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.http", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--serve", choices=list(KINDS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:

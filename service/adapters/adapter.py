@@ -1,0 +1,280 @@
+"""What every provider's adapter has in common: settings, verification of the raw bytes, translation into facts."""
+
+import base64
+import hmac
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
+
+from multidict import MultiMapping
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from service.adapters import strict_json
+from service.adapters.money import Money
+from service.adapters.payload import Payload, UnusableError, is_storable
+from service.database import PaymentEvent
+
+MAX_SIGNATURES = 16
+"""A request may carry so many: a rotation of secrets needs two."""
+MIN_SECRET = 8
+"""Characters; nobody issues a shorter secret."""
+
+
+_TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
+
+
+class Delivery(NamedTuple):
+    """A request as it came."""
+
+    headers: MultiMapping[str]
+    body: bytes
+    received_at: float
+    """Seconds since 1970."""
+
+    def header(self, name: str) -> str:
+        """The header's value; empty where it is missing or given twice."""
+        values = list(self.headers.getall(name, ()))
+        return values[0] if len(values) == 1 else ""
+
+
+class Link(NamedTuple):
+    """`reference` is another name of the invoice, which is named by its id or by a reference known already."""
+
+    reference: str
+    invoice_id: int | None
+    invoice_reference: str | None
+    connection: str = ""
+
+
+class DeadLetter(NamedTuple):
+    """What is authentic but of no use as it is."""
+
+    connection: str
+    reason: str
+    detail: str
+    body: bytes
+    content_type: str
+    event_id: str | None = None
+
+
+Fact: TypeAlias = PaymentEvent | Link | DeadLetter
+
+
+def _listed(value: object) -> object:
+    """An environment variable's text, as the list that a TOML file would have."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+def _long_enough(secret: str) -> str:
+    if len(secret.strip()) < MIN_SECRET:
+        raise ValueError(f"a secret has at least {MIN_SECRET} characters; copy it whole from the provider's pages")
+    return secret.strip()
+
+
+def _pointer(pointer: str) -> str:
+    if not pointer.startswith("/"):
+        raise ValueError("expected JSON pointers such as /data/object/metadata/invoice_id")
+    return pointer
+
+
+Secret: TypeAlias = Annotated[str, AfterValidator(_long_enough)]
+Secrets: TypeAlias = Annotated[tuple[Secret, ...], BeforeValidator(_listed), Field(min_length=1, repr=False)]
+Pointers: TypeAlias = Annotated[tuple[Annotated[str, AfterValidator(_pointer)], ...], BeforeValidator(_listed)]
+
+
+class Adapter(BaseModel, ABC):
+    """A connection to one provider's account: its settings, and how its webhooks are verified and translated.
+
+    Each field is a setting: `<ADAPTER>_<FIELD>` in the environment, or a key of the connection's TOML table.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    connection: str = Field(pattern=r"^[a-z0-9_-]{1,63}$")
+    webhook_secrets: Secrets
+    """Any of them verifies, so that a secret can be replaced without a gap."""
+    mode: Literal["live", "test"] = "live"
+    """Events of the other mode become dead letters."""
+    account: str | None = None
+    """The provider's id of our account; events of another become dead letters."""
+    invoice: Pointers
+    """Where an event may name its invoice; the first that holds something counts."""
+    invoice_is: Literal["id", "reference"] = "id"
+    """What stands there: invoices.id, or a name out of invoice_references. What is not all digits is never an id."""
+
+    answer: ClassVar[bytes] = b""
+    """The body of the answer, where the provider wants a certain one."""
+
+    @abstractmethod
+    async def is_authentic(self, delivery: Delivery) -> bool:
+        """Whether the provider sent these very bytes; any doubt is no. Decided before anything is parsed."""
+
+    @abstractmethod
+    def translate(self, item: Payload) -> Iterable[PaymentEvent | Link]:
+        """What one event of the provider reports; nothing, if no money moved. Raises UnusableError."""
+
+    @abstractmethod
+    def sample(self, invoice: str, amount: int, currency: str) -> bytes:
+        """A body that pays an invoice, `amount` in the provider's minor units, to try a setup without the provider."""
+
+    def sign(self, body: bytes, now: float) -> Mapping[str, str]:
+        """The headers that make a sample authentic. Raises NotImplementedError where only the provider can."""
+        raise NotImplementedError
+
+    def items(self, body: bytes) -> Iterable[Payload]:
+        """The events of a body. Raises UnusableError, JsonError."""
+        payload = Payload(strict_json.parse(body))
+        if not isinstance(payload.value, dict):
+            raise payload.unreadable("", "a JSON object")
+        return [payload]
+
+    async def complete(self, item: Payload) -> Payload:
+        """What translate() gets: the item itself, unless the money has to be fetched from the provider's API.
+
+        Raises UnusableError, FetchError.
+        """
+        return item
+
+    async def close(self) -> None:
+        """Let go of what complete() has opened."""
+
+    async def facts(self, delivery: Delivery) -> list[Fact]:
+        """All that an authentic delivery reports; what is of no use becomes a dead letter and spoils nothing else."""
+        content_type = delivery.header("Content-Type")[:255]
+        facts: list[Fact] = []
+        try:
+            items = self.items(delivery.body)
+        except (strict_json.JsonError, UnusableError) as error:
+            reason = getattr(error, "reason", "unreadable")
+            return [DeadLetter(self.connection, reason, str(error), delivery.body, content_type)]
+        for item in items:
+            try:
+                facts += [
+                    fact._replace(connection=self.connection, body=delivery.body, content_type=content_type)
+                    if isinstance(fact, PaymentEvent)
+                    else fact._replace(connection=self.connection)
+                    for fact in self.translate(await self.complete(item))
+                ]
+            except UnusableError as error:
+                detail = f"{item.at}: {error}" if item.at else str(error)
+                facts.append(DeadLetter(self.connection, error.reason, detail, delivery.body, content_type))
+        return facts
+
+    def event(
+        self,
+        item: Payload,
+        event_id: str,
+        kind: str,
+        money: Money,
+        reference: str,
+        *,
+        parent: str | None = None,
+        time: str,
+    ) -> PaymentEvent:
+        """The event of one movement of money; `parent` is the payment that a refund or chargeback is about.
+
+        A payment that names no invoice waits until its own reference becomes one in invoice_references, by a link or
+        by hand. `time` is where the item says when it happened. Raises UnusableError.
+        """
+        invoice_id, invoice_reference = self.invoice_named(item)
+        if invoice_id is None and invoice_reference is None and not kind.endswith("_reversal") and parent is None:
+            if kind != "payment":
+                raise UnusableError("no_invoice", f"{kind} {reference} names neither an invoice nor its payment")
+            invoice_reference = reference
+        for name, value in (("event_id", event_id), ("reference", reference), ("parent", parent or "none")):
+            if not is_storable(value):
+                raise UnusableError("unreadable", f"the {name} {value[:40]!r} is not 1 to 255 characters")
+        return PaymentEvent(
+            event_id,
+            invoice_id,
+            money.amount,
+            kind,
+            money.currency,
+            reference=reference,
+            parent_reference=parent,
+            invoice_reference=invoice_reference,
+            occurred_at=item.time(time),
+        )
+
+    def invoice_named(self, item: Payload) -> tuple[int | None, str | None]:
+        """The invoice's id or reference at the first of our pointers that holds one. Raises UnusableError."""
+        for pointer in self.invoice:
+            value = item.get(pointer)
+            if value is None or value == "":
+                continue
+            if isinstance(value, int) and not isinstance(value, bool):
+                value = str(value)
+            if not isinstance(value, str) or not is_storable(value):
+                raise item.unreadable(pointer, "an invoice's id or reference")
+            if self.invoice_is == "id" and len(value) < 19 and value.isascii() and value.isdigit():
+                return int(value), None
+            return None, value
+        return None, None
+
+    def links(self, item: Payload, *references: object) -> Iterable[Link]:
+        """A link of each of `references` that is one to the invoice that the item names, if any."""
+        named = self.invoice_named(item)
+        if named != (None, None):
+            for reference in references:
+                if isinstance(reference, str) and is_storable(reference):
+                    yield Link(reference, *named)
+
+    def require_mode(self, *, live: bool) -> None:
+        """Raise UnusableError for a test event on a live connection, or a live event on a test connection."""
+        if live != (self.mode == "live"):
+            sent = "live" if live else "test"
+            raise UnusableError(
+                "wrong_mode", f"a {sent} event came to connection {self.connection}, which is {self.mode}"
+            )
+
+    def require_account(self, account: object) -> None:
+        """Raise UnusableError for an event of another account than the configured one."""
+        if self.account is not None and account != self.account:
+            raise UnusableError("wrong_account", f"the event is of account {str(account)[:80]!r}, not {self.account!r}")
+
+
+class SignedBodyAdapter(Adapter):
+    """An adapter whose webhooks carry one HMAC over their body in a header, and nothing else to verify."""
+
+    header: ClassVar[str]
+    algorithm: ClassVar[str] = "sha256"
+    encoding: ClassVar[Literal["hex", "base64"]] = "hex"
+    prefix: ClassVar[str] = ""
+
+    async def is_authentic(self, delivery: Delivery) -> bool:
+        return is_any_of(
+            (delivery.header(self.header),), (self._mac(key, delivery.body) for key in self.webhook_secrets)
+        )
+
+    def sign(self, body: bytes, now: float) -> Mapping[str, str]:  # noqa: ARG002 - nothing but the body is signed
+        return {self.header: self._mac(self.webhook_secrets[0], body)}
+
+    def _mac(self, key: str, body: bytes) -> str:
+        return self.prefix + mac(key.encode(), body, self.algorithm, self.encoding)
+
+
+def mac(key: bytes, message: bytes, algorithm: str = "sha256", encoding: Literal["hex", "base64"] = "hex") -> str:
+    """The HMAC of `message`, written as hex (lower case) or base64."""
+    digest = hmac.digest(key, message, algorithm)
+    return digest.hex() if encoding == "hex" else base64.b64encode(digest).decode()
+
+
+def is_any_of(given: Sequence[str], expected: Iterable[str]) -> bool:
+    """Whether a signature that was given is one of those expected, in constant time. Too many given are none."""
+    if len(given) > MAX_SIGNATURES:
+        return False
+    offered = [signature.encode("utf-8", "surrogateescape") for signature in given]
+    matches = [hmac.compare_digest(one, other.encode()) for other in expected for one in offered]
+    return any(matches)
+
+
+def is_recent(timestamp: str, now: float, tolerance: float) -> bool:
+    """Whether a timestamp in seconds since 1970, plain ASCII digits, is at most `tolerance` seconds off, either way."""
+    return bool(_TIMESTAMP.fullmatch(timestamp)) and abs(now - int(timestamp)) <= tolerance
+
+
+def as_json(value: Mapping[str, Any]) -> bytes:
+    """The body of a sample."""
+    return json.dumps(value).encode()

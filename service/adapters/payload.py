@@ -1,0 +1,100 @@
+"""What a provider sent, read field by field: each is what it should be, or the reason why the event is of no use."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Self
+
+MAX_TEXT = 255
+"""Characters; a longer id is nobody's."""
+
+
+class UnusableError(Exception):
+    """What an authentic request reports cannot become a payment event.
+
+    `reason` is the dead letter's, a word to list and retry by; the message says what is wrong, and where.
+    """
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(detail)
+        self.reason = reason
+
+
+@lru_cache(maxsize=1024)
+def _tokens(pointer: str) -> tuple[str, ...]:
+    return tuple(token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:])
+
+
+class Payload:
+    """A parsed body, or a part of it. Places are JSON pointers (RFC 6901); every method raises UnusableError."""
+
+    __slots__ = ("at", "value")
+
+    def __init__(self, value: Any, at: str = ""):
+        self.value = value
+        self.at = at
+
+    def get(self, pointer: str) -> Any:
+        """The value there, None where there is none."""
+        value = self.value
+        for token in _tokens(pointer):
+            if isinstance(value, dict):
+                value = value.get(token)
+            elif isinstance(value, list) and token.isascii() and token.isdigit() and len(token) < 6:
+                value = value[int(token)] if int(token) < len(value) else None
+            else:
+                return None
+        return value
+
+    def part(self, pointer: str) -> Self:
+        """What lies below `pointer`, as a payload of its own."""
+        return type(self)(self.get(pointer), self.at + pointer)
+
+    def parts(self, pointer: str) -> Iterable[Self]:
+        """The elements of the array there."""
+        values = self.get(pointer)
+        if not isinstance(values, list):
+            raise self.unreadable(pointer, "an array")
+        return [type(self)(value, f"{self.at}{pointer}/{position}") for position, value in enumerate(values)]
+
+    def text(self, pointer: str) -> str:
+        """The text there: 1 to 255 characters that PostgreSQL can store."""
+        value = self.get(pointer)
+        if not isinstance(value, str) or not is_storable(value):
+            raise self.unreadable(pointer, f"text of 1 to {MAX_TEXT} characters")
+        return value
+
+    def optional_text(self, pointer: str) -> str | None:
+        """As text(); None where nothing, null or the empty text stands."""
+        return None if self.get(pointer) in (None, "") else self.text(pointer)
+
+    def flag(self, pointer: str) -> bool:
+        """The true or false there."""
+        value = self.get(pointer)
+        if not isinstance(value, bool):
+            raise self.unreadable(pointer, "true or false")
+        return value
+
+    def time(self, pointer: str) -> datetime | None:
+        """The time there, in seconds since 1970 or as RFC 3339; None if it is no such thing: nothing rests on it."""
+        value = self.get(pointer)
+        try:
+            if isinstance(value, str):
+                time = datetime.fromisoformat(value)
+                return time if time.tzinfo else None
+            return datetime.fromtimestamp(value, UTC)
+        except (TypeError, ValueError, OverflowError, OSError):
+            return None
+
+    def unreadable(self, pointer: str, expected: str) -> UnusableError:
+        """The error for a value that is not what it should be."""
+        return UnusableError("unreadable", f"{self.at}{pointer} is not {expected}")
+
+
+def is_storable(text: str) -> bool:
+    """Whether PostgreSQL takes the text as an id: no NUL, no lone surrogate, neither empty nor long."""
+    return 0 < len(text) <= MAX_TEXT and "\0" not in text and (text.isascii() or not any(map(_is_surrogate, text)))
+
+
+def _is_surrogate(character: str) -> bool:
+    return "\ud800" <= character <= "\udfff"

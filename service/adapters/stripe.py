@@ -1,0 +1,118 @@
+"""Stripe: https://docs.stripe.com/webhooks and https://docs.stripe.com/api/events/types.
+
+payment_intent.succeeded alone posts a payment; checkout sessions and Stripe's own invoices only say whose it is.
+Refunds and disputes find the invoice through their payment intent.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import ClassVar
+
+from service.adapters import money
+from service.adapters.adapter import Adapter, Delivery, Link, Pointers, as_json, is_any_of, is_recent, mac
+from service.adapters.payload import Payload, UnusableError
+from service.database import PaymentEvent
+
+TOLERANCE = 300
+"""Seconds that a timestamp may be off, either way."""
+EXPONENTS = {"ISK": 2, "MGA": 0, "UGX": 2}
+"""Where Stripe's decimals differ from ISO 4217 (https://docs.stripe.com/currencies#special-cases)."""
+
+
+class Stripe(Adapter):
+    """`webhook_secrets` are the signing secrets (whsec_…) of the webhook endpoint."""
+
+    invoice: Pointers = ("/data/object/metadata/invoice_id", "/data/object/client_reference_id")
+
+    async def is_authentic(self, delivery: Delivery) -> bool:
+        parts = [part.partition("=") for part in delivery.header("Stripe-Signature").split(",")]
+        times = [value for name, _, value in parts if name == "t"]
+        if len(times) != 1 or not is_recent(times[0], delivery.received_at, TOLERANCE):
+            return False
+        message = f"{times[0]}.".encode() + delivery.body
+        return is_any_of(
+            [value for name, _, value in parts if name == "v1"],
+            (mac(secret.encode(), message) for secret in self.webhook_secrets),
+        )
+
+    def sign(self, body: bytes, now: float) -> Mapping[str, str]:
+        signature = mac(self.webhook_secrets[0].encode(), f"{now:.0f}.".encode() + body)
+        return {"Stripe-Signature": f"t={now:.0f},v1={signature}"}
+
+    def sample(self, invoice: str, amount: int, currency: str) -> bytes:
+        intent = {"id": f"pi_sample_{invoice}", "amount_received": amount, "currency": currency}
+        return as_json({
+            "id": f"evt_sample_{invoice}", "type": "payment_intent.succeeded", "livemode": self.mode == "live",
+            "account": self.account, "data": {"object": intent | {"metadata": {"invoice_id": invoice}}},
+        })  # fmt: skip
+
+    def translate(self, item: Payload) -> Iterable[PaymentEvent | Link]:
+        report = self._reports.get(item.text("/type"))
+        if report is None:
+            return ()
+        self.require_mode(live=item.flag("/livemode"))
+        self.require_account(item.get("/account"))
+        return report(self, item, item.part("/data/object"))
+
+    def _payment(self, item: Payload, intent: Payload) -> Iterable[PaymentEvent]:
+        if intent.get("/amount_received") != 0:
+            got = money.from_minor(intent.get("/amount_received"), intent.get("/currency"), EXPONENTS)
+            yield self.event(item, item.text("/id"), "payment", got, intent.text("/id"), time="/created")
+
+    def _refund(self, item: Payload, refund: Payload) -> Iterable[PaymentEvent]:
+        match refund.text("/status"), item.get("/data/previous_attributes/status"):
+            case "succeeded", _:
+                yield self._undoing(item, "refund", refund.get("/amount"), refund.text("/id"))
+            case "failed" | "canceled", "succeeded" | None:  # what fails while it is pending never was a refund
+                yield self._undoing(item, "refund_reversal", refund.get("/amount"), refund.text("/id"))
+
+    def _dispute(self, item: Payload, dispute: Payload) -> Iterable[PaymentEvent]:
+        """A balance transaction below zero took the money, a stage of the dispute each; one above brought it back."""
+        amounts = [move.get("/amount") for move in dispute.parts("/balance_transactions")]
+        taken = [-amount for amount in amounts if isinstance(amount, int) and amount < 0]
+        given = [amount for amount in amounts if isinstance(amount, int) and amount > 0]
+        kind, moved = (
+            ("chargeback", taken) if item.get("/type").endswith("withdrawn") else ("chargeback_reversal", given)
+        )
+        if not taken or not moved:
+            raise UnusableError("bad_amount", "no balance transaction of the dispute says how much was moved")
+        yield self._undoing(item, kind, moved[-1], f"{dispute.text('/id')}/{len(taken)}")
+
+    def _undoing(self, item: Payload, kind: str, amount: object, reference: str) -> PaymentEvent:
+        got = money.from_minor(amount, item.get("/data/object/currency"), EXPONENTS)
+        parent = item.optional_text("/data/object/payment_intent") or item.optional_text("/data/object/charge")
+        return self.event(item, item.text("/id"), kind, got, reference, parent=parent, time="/created")
+
+    def _session(self, item: Payload, session: Payload) -> Iterable[Link]:
+        if session.get("/mode") == "payment" and session.get("/payment_status") == "paid":
+            _require_intent(session, session.get("/amount_total"))
+        return self.links(item, session.get("/payment_intent"), session.get("/invoice"))
+
+    def _invoice(self, item: Payload, invoice: Payload) -> Iterable[Link]:
+        names_intent = "payment_intent" in invoice.value  # before API version 2025-03-31; since then _invoice_payment
+        _require_intent(invoice, invoice.get("/total") if names_intent or invoice.get("/amount_paid") == 0 else 0)
+        return self.links(item, invoice.get("/payment_intent"), invoice.get("/id"))
+
+    def _invoice_payment(self, _: Payload, paid: Payload) -> Iterable[Link]:
+        _require_intent(paid.part("/payment"), paid.get("/amount_paid"))
+        yield Link(paid.text("/payment/payment_intent"), None, paid.text("/invoice"))
+
+    _reports: ClassVar[dict[str, Callable[..., Iterable[PaymentEvent | Link]]]] = {
+        "payment_intent.succeeded": _payment,
+        "refund.created": _refund,
+        "refund.updated": _refund,
+        "refund.failed": _refund,
+        "charge.refund.updated": _refund,
+        "charge.dispute.funds_withdrawn": _dispute,
+        "charge.dispute.funds_reinstated": _dispute,
+        "checkout.session.completed": _session,
+        "checkout.session.async_payment_succeeded": _session,
+        "invoice.paid": _invoice,
+        "invoice_payment.paid": _invoice_payment,
+    }
+
+
+def _require_intent(payload: Payload, amount: object) -> None:
+    if amount not in (None, 0) and payload.get("/payment_intent") is None:
+        raise UnusableError(
+            "no_payment_intent", f"{amount} was paid outside of any payment intent: by hand, or from credit"
+        )

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import uvloop
 
 from service import embedded, listener, log, migrate, process, server
-from service.settings import Settings, SettingsError, from_environment
+from service.environment import SettingsError
+from service.settings import Settings, from_environment
 
 BANNER = """\
 Payment webhooks are up.

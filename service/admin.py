@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Iterable
 import prometheus_client
 from aiohttp import web
 
-from service.settings import Settings, SettingsError
+from service.environment import SettingsError
+from service.settings import Settings
 
 READY_TIMEOUT = 2.0
 """Seconds that /readyz waits for the database."""

@@ -67,6 +67,28 @@ class PaymentEvent(NamedTuple):
     content_type: str | None = None
 
 
+class Link(NamedTuple):
+    """`reference` is another name of the invoice, which is named by its id or by a reference known already."""
+
+    reference: str
+    invoice_id: int | None
+    invoice_reference: str | None
+    connection: str = ""
+    body: bytes = b""
+    content_type: str = ""
+
+
+class DeadLetter(NamedTuple):
+    """What is authentic but cannot become an event; `reason` is a word to list it by."""
+
+    connection: str
+    reason: str
+    detail: str
+    body: bytes
+    content_type: str
+    event_id: str | None = None
+
+
 class Result(NamedTuple):
     """A row of SQL's payment_event_result: what became of one event, and its invoice now (amounts in minor units)."""
 
@@ -160,16 +182,26 @@ class Session:
                 statement = self._statements[query] = await connection.prepare(query)
             return await statement.fetch(*arguments)
 
-    async def apply(self, events: Sequence[PaymentEvent], *, wait: bool = False) -> list[Result]:
+    async def apply(self, events: Sequence[PaymentEvent], *, park: bool = False, wait: bool = False) -> list[Result]:
         """apply_payment_events(): apply now; an event whose invoice is locked comes back `busy`, unless `wait`.
 
-        With `wait` the statement waits for locks as long as its caller does.
+        With `wait` the statement waits for locks as long as its caller does. With `park` whatever is valid is stored.
         """
-        return _results(await self.fetch(_APPLY, *_columns(events), wait))
+        return _results(await self.fetch(_APPLY, *_columns(events), park, wait))
 
-    async def enqueue(self, events: Sequence[PaymentEvent]) -> list[Result]:
-        """enqueue_payment_events(): store and queue."""
-        return _results(await self.fetch(_ENQUEUE, *_columns(events)))
+    async def enqueue(self, events: Sequence[PaymentEvent], *, park: bool = False) -> list[Result]:
+        """enqueue_payment_events(): store and queue; with `park` even an event that names no known invoice."""
+        return _results(await self.fetch(_ENQUEUE, *_columns(events), park))
+
+    async def link(self, link: Link) -> str:
+        """link_invoice_reference(): the outcome `linked`, `duplicate`, `parked` or `conflict`."""
+        query = "select link_invoice_reference($1, $2, $3, $4)"
+        rows = await self.fetch(query, link.connection, link.reference, link.invoice_id, link.invoice_reference)
+        return str(rows[0][0])
+
+    async def bury(self, letter: DeadLetter) -> None:
+        """store_dead_letter(), which keeps the same letter once."""
+        await self.fetch("select store_dead_letter($1, $2, $3, $4, $5, $6)", *letter)
 
     async def unready(self) -> str | None:
         """What keeps this database from serving this version of the service; None when nothing does."""
@@ -366,13 +398,21 @@ def _call(function: str, *named: str) -> str:
     return f"select {', '.join(Result._fields)} from {function}({', '.join(arrays + others)})"  # noqa: S608 - our names
 
 
-_APPLY = _call("apply_payment_events", "p_wait")
-_ENQUEUE = _call("enqueue_payment_events")
+_APPLY = _call("apply_payment_events", "p_deliveries", "p_park", "p_wait")
+_ENQUEUE = _call("enqueue_payment_events", "p_deliveries", "p_park")
 
 
 def _columns(events: Sequence[PaymentEvent]) -> list[Sequence[object] | None]:
-    """The events' fields as parallel arrays; a field that none of them gives needs no array."""
-    return [None if column.count(None) == len(column) else column for column in zip(*events, strict=True)]
+    """The events' fields as parallel arrays; a field that none of them gives needs no array.
+
+    The last array says in which event's body each came, needed only where a request reported several.
+    """
+    first: dict[int, int] = {}
+    deliveries = [first.setdefault(id(event.body), position) for position, event in enumerate(events, 1)]
+    columns: list[Sequence[object] | None] = [
+        None if column.count(None) == len(column) else column for column in zip(*events, strict=True)
+    ]
+    return [*columns, None if len(first) == len(events) else deliveries]
 
 
 def _results(rows: list[asyncpg.Record]) -> list[Result]:

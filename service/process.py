@@ -10,7 +10,8 @@ from typing import Any
 import uvloop
 
 from service import log
-from service.settings import Settings, SettingsError, from_environment
+from service.environment import SettingsError
+from service.settings import Settings, from_environment
 
 
 async def run_until_signalled(run: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings) -> None:

@@ -1,11 +1,12 @@
 """`python -m service.server`: webhooks in, answers out after the commit. Stateless; run as many as you like."""
 
 import asyncio
+import contextlib
 import ipaddress
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import lru_cache, partial
 
 import structlog
@@ -15,10 +16,12 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from service import admin, docs, process
 from service.adapters import direct, standard_webhooks
-from service.database import PaymentEvent, RejectedError, Result, Session, UnavailableError
-from service.group_commit import DeadlineError, GroupCommit, OverloadedError
+from service.adapters.adapter import Adapter, Delivery, Fact, FetchError
+from service.database import DeadLetter, Link, PaymentEvent, RejectedError, Result, Session, UnavailableError
+from service.environment import SettingsError
+from service.group_commit import DeadlineError, Flush, GroupCommit, Item, Outcome, OverloadedError
 from service.problems import Problem, unavailable
-from service.settings import MAKE_A_SECRET, Settings, SettingsError
+from service.settings import MAKE_A_SECRET, Settings
 
 MAX_BODY = 256 * 1024
 """Bytes; a larger body is answered 413."""
@@ -58,7 +61,9 @@ _batches = Histogram(
 )
 _waiting = Gauge("payment_webhooks_waiting", "Requests that wait for a commit to start", ["endpoint"])
 
-Commit = GroupCommit[PaymentEvent, Result]
+_reports = Counter(
+    "payment_webhooks_reports", "What providers reported, by what became of it", ["connection", "outcome"]
+)
 
 
 class Server:
@@ -66,20 +71,24 @@ class Server:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self._sessions = [
-            Session(settings.required_database_url, "payment_webhooks server") for _ in range(2 * LANES + 1)
-        ]
-        health, *lanes = self._sessions
-        self._health = health
-        self._apply = self._commit("apply", [session.apply for session in lanes[:LANES]])
-        self._enqueue = self._commit("enqueue", [session.enqueue for session in lanes[LANES:]])
+        self._sessions: list[Session] = []
+        self._health = self._session()
+        self._apply = self._commit("apply", lambda session: session.apply)
+        self._enqueue = self._commit("enqueue", lambda session: session.enqueue)
+        self._apply_or_park = self._commit("apply_or_park", lambda session: partial(session.apply, park=True))
+        self._enqueue_any = self._commit("enqueue_any", lambda session: partial(session.enqueue, park=True))
+        self._set_aside = self._commit("set_aside", lambda session: partial(_set_aside, session))
         self._available = True
 
-    def _commit(
-        self, name: str, lanes: Sequence[Callable[[Sequence[PaymentEvent]], Awaitable[Sequence[Result]]]]
-    ) -> Commit:
-        commit = Commit(
-            lanes,
+    def _session(self) -> Session:
+        """A connection of its own, opened when it is first used."""
+        session = Session(self.settings.required_database_url, "payment_webhooks server")
+        self._sessions.append(session)
+        return session
+
+    def _commit(self, name: str, flush: Callable[[Session], Flush[Item, Outcome]]) -> GroupCommit[Item, Outcome]:
+        commit = GroupCommit(
+            [flush(self._session()) for _ in range(LANES)],
             splits=RejectedError,
             deadline=self.settings.request_deadline,
             on_batch=_batches.labels(name).observe,
@@ -94,6 +103,9 @@ class Server:
         if self.settings.webhook_secrets or self.settings.allow_unsigned:
             app.router.add_post("/webhooks-sync/payments", partial(self._receive, self.apply))
             app.router.add_post("/webhooks/payments", partial(self._receive, self.enqueue))
+        for adapter in self.settings.connections:
+            for path, settle in (("webhooks-sync", self._settle_now), ("webhooks", self._settle)):
+                app.router.add_post(f"/{path}/{adapter.connection}", partial(self._receive_from, adapter, settle))
         return app
 
     async def unready(self) -> str | None:
@@ -114,9 +126,11 @@ class Server:
         return await self._enqueue.submit(event)
 
     async def close(self) -> None:
-        """Answer what was accepted, then leave the database."""
-        await self._apply.close()
-        await self._enqueue.close()
+        """Answer what was accepted, then leave the database and the providers' APIs."""
+        for commit in (self._apply, self._enqueue, self._apply_or_park, self._enqueue_any, self._set_aside):
+            await commit.close()
+        for adapter in self.settings.connections:
+            await adapter.close()
         for session in self._sessions:
             await session.close()
 
@@ -126,21 +140,74 @@ class Server:
         if request.content_type != "application/json":
             raise Problem(415, "unsupported-media-type", "Send the event as Content-Type: application/json.")
         event = direct.translate(body)
-        try:
-            result = await submit(event)
-        except OverloadedError:
-            raise unavailable("Too many requests wait already. Send it again in a moment.") from None
-        except (UnavailableError, DeadlineError) as error:
-            self._note_database(available=False, error=error)
-            raise unavailable("The database did not confirm in time. Send it again: it is applied once.") from None
-        except RejectedError as error:
-            _log.error("event_failed", event_id=event.event_id, sqlstate=error.sqlstate, constraint=error.constraint)
-            raise Problem(500, "failed", PROBLEMS["failed"][1]) from None
-        self._note_database(available=True)
+        with self._answering():
+            try:
+                result = await submit(event)
+            except RejectedError as error:
+                _log.error(
+                    "event_failed", event_id=event.event_id, sqlstate=error.sqlstate, constraint=error.constraint
+                )
+                raise Problem(500, "failed", PROBLEMS["failed"][1]) from None
         if (status := STATUS.get(result.outcome)) is None:
             raise _problem(result)
         content = {name: value for name, value in zip(Result._fields, result, strict=True) if value is not None}
         return web.Response(status=status, body=json.dumps(content).encode(), content_type="application/json")
+
+    async def _receive_from(
+        self, adapter: Adapter, settle: Callable[[Fact], Awaitable[str]], request: web.Request
+    ) -> web.Response:
+        """A provider's webhook: whatever is authentic is stored and answered 200, of use or not."""
+        delivery = Delivery(request.headers, await _read(request), time.time())
+        with self._answering():
+            if not await adapter.is_authentic(delivery):
+                raise _unauthenticated()
+            facts = await adapter.facts(delivery)
+            outcomes = [await settle(facts[0])] if len(facts) == 1 else await asyncio.gather(*map(settle, facts))
+        for outcome in outcomes or ("ignored",):
+            _reports.labels(adapter.connection, outcome).inc()
+        return web.Response(
+            body=adapter.answer or json.dumps({"outcomes": outcomes}).encode(), content_type="application/json"
+        )
+
+    async def _settle_now(self, fact: Fact) -> str:
+        """What became of a fact that is to be applied at once; where that cannot be, it is queued."""
+        if isinstance(fact, PaymentEvent):
+            with contextlib.suppress(RejectedError):
+                result = await self._apply_or_park.submit(fact)
+                if result.outcome not in {"busy", "invalid"}:
+                    return result.outcome
+        return await self._settle(fact)
+
+    async def _settle(self, fact: Fact) -> str:
+        """What became of a fact: queued, linked, or set aside as a dead letter with its reason."""
+        if not isinstance(fact, PaymentEvent):
+            return await self._set_aside.submit(fact)
+        try:
+            result = await self._enqueue_any.submit(fact)
+            if result.outcome != "invalid":
+                return result.outcome
+            detail = result.detail or "invalid"
+        except RejectedError as error:
+            detail = str(error)
+        connection, body, content_type = fact.connection or "", fact.body or b"", fact.content_type or ""
+        return await self._set_aside.submit(
+            DeadLetter(connection, "invalid", detail, body, content_type, fact.event_id)
+        )
+
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Translate what keeps us from committing; a 503 makes everyone send again."""
+        try:
+            yield
+        except OverloadedError:
+            raise unavailable("Too many requests wait already. Send it again in a moment.") from None
+        except FetchError as error:
+            _log.warning("provider_unavailable", error=str(error))
+            raise unavailable("The provider's API did not confirm it in time. Send it again.") from None
+        except (UnavailableError, DeadlineError) as error:
+            self._note_database(available=False, error=error)
+            raise unavailable("The database did not confirm in time. Send it again: it is applied once.") from None
+        self._note_database(available=True)
 
     def _authenticate(self, request: web.Request, body: bytes) -> None:
         """Raise the one answer to every doubt."""
@@ -149,7 +216,7 @@ class Server:
         else:
             authentic = _is_local(request)
         if not authentic:
-            raise Problem(401, "unauthenticated", "Sign the request as Standard Webhooks 1.0.0 says, with our secret.")
+            raise _unauthenticated()
 
     def _note_database(self, *, available: bool, error: Exception | None = None) -> None:
         """One line when the database goes, one when it is back."""
@@ -159,6 +226,28 @@ class Server:
                 _log.info("database_available")
             else:
                 _log.warning("database_unavailable", error=str(error) or type(error).__name__)
+
+
+async def _set_aside(session: Session, facts: Sequence[Link | DeadLetter]) -> list[str]:
+    """Store what is no event. One at a time: there are few, and each is a transaction of its own."""
+    return [await _set_one_aside(session, fact) for fact in facts]
+
+
+async def _set_one_aside(session: Session, fact: Link | DeadLetter) -> str:
+    if isinstance(fact, Link):
+        outcome = await session.link(fact)
+        if outcome != "conflict":
+            return outcome
+        detail = f"{fact.reference} is a reference of another invoice already"
+        fact = DeadLetter(fact.connection, outcome, detail, fact.body, fact.content_type)
+    _log.warning("dead_letter", connection=fact.connection, reason=fact.reason)
+    await session.bury(fact)
+    return fact.reason
+
+
+def _unauthenticated() -> Problem:
+    """The one answer to every doubt."""
+    return Problem(401, "unauthenticated", "Sign the request with the secret that is configured for this endpoint.")
 
 
 @web.middleware
@@ -241,10 +330,11 @@ async def serve(settings: Settings, stop: asyncio.Event, on_started: Callable[[]
 
     Raises SettingsError when nothing is switched on or a port cannot be had.
     """
-    if not settings.webhook_secrets and not settings.allow_unsigned:
+    if not settings.webhook_secrets and not settings.allow_unsigned and not settings.connections:
         raise SettingsError(
-            "WEBHOOK_SECRETS is not set, so no endpoint is on. Set it to whsec_ and the base64 of 24 to 64 random "
-            f"bytes ({MAKE_A_SECRET}), or ALLOW_UNSIGNED=true to take unsigned events from this machine only."
+            "No endpoint is on. Set WEBHOOK_SECRETS to whsec_ and the base64 of 24 to 64 random bytes "
+            f"({MAKE_A_SECRET}), a provider's such as STRIPE_WEBHOOK_SECRETS, "
+            "or ALLOW_UNSIGNED=true to take unsigned events from this machine only."
         )
     server = Server(settings)
     runners = []

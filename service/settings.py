@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from service import connections
+from service.adapters.adapter import Adapter
+from service.environment import SettingsError, explained, variable
+
 SECRET_BYTES = (24, 64)
 """Bounds of a `whsec_` key's length in bytes (Standard Webhooks 1.0.0, "Signature scheme")."""
 MAKE_A_SECRET = """python3 -c "import base64, os; print('whsec_' + base64.b64encode(os.urandom(32)).decode())\""""  # noqa: S105
-
-
-class SettingsError(Exception):
-    """A setting is missing or malformed; the message names its variable and what is expected."""
 
 
 def _webhook_secret(text: str) -> bytes:
@@ -62,6 +62,8 @@ class Settings(BaseModel):
     max_attempts: int = Field(default=10, ge=1, le=100)
     park_days: int = Field(default=30, ge=1, le=3650)
     log_format: Literal["text", "json"] = "text"
+    connections: tuple[Adapter, ...] = ()
+    """The providers whose webhooks we take; see service.connections."""
 
     @field_validator("database_url")
     @classmethod
@@ -86,24 +88,9 @@ def from_environment(environment: Mapping[str, str], **defaults: Any) -> Setting
 
     Raises SettingsError naming every bad variable.
     """
-    values: dict[str, Any] = {}
-    for field in Settings.model_fields:
-        name = field.upper()
-        if (file := environment.get(f"{name}_FILE")) is not None:
-            if name in environment:
-                raise SettingsError(f"{name} and {name}_FILE are both set. Set one of them.")
-            try:
-                values[field] = Path(file).read_text().strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise SettingsError(f"{name}_FILE names {file}, which cannot be read: {error}.") from error
-        elif name in environment:
-            values[field] = environment[name]
+    values = {field: variable(environment, field.upper()) for field in Settings.model_fields}
+    given = {field: value for field, value in values.items() if value is not None}
     try:
-        return Settings(**(defaults | values))
+        return Settings(**(defaults | given | {"connections": connections.load(environment)}))
     except ValidationError as error:
-        raise SettingsError(
-            "\n".join(
-                f"{str(problem['loc'][0]).upper()}: {problem['msg'].removeprefix('Value error, ')}"
-                for problem in error.errors(include_input=False, include_url=False)
-            )
-        ) from None
+        raise explained(error) from None

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from service.adapters import strict_json
 from service.adapters.money import Money
 from service.adapters.payload import Payload, UnusableError, is_storable
-from service.database import PaymentEvent
+from service.database import DeadLetter, Link, PaymentEvent
 
 MAX_SIGNATURES = 16
 """A request may carry so many: a rotation of secrets needs two."""
@@ -23,6 +23,10 @@ MIN_SECRET = 8
 
 
 _TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
+
+
+class FetchError(Exception):
+    """A provider's API did not tell what we asked; the webhook has to come again."""
 
 
 class Delivery(NamedTuple):
@@ -37,26 +41,6 @@ class Delivery(NamedTuple):
         """The header's value; empty where it is missing or given twice."""
         values = list(self.headers.getall(name, ()))
         return values[0] if len(values) == 1 else ""
-
-
-class Link(NamedTuple):
-    """`reference` is another name of the invoice, which is named by its id or by a reference known already."""
-
-    reference: str
-    invoice_id: int | None
-    invoice_reference: str | None
-    connection: str = ""
-
-
-class DeadLetter(NamedTuple):
-    """What is authentic but of no use as it is."""
-
-    connection: str
-    reason: str
-    detail: str
-    body: bytes
-    content_type: str
-    event_id: str | None = None
 
 
 Fact: TypeAlias = PaymentEvent | Link | DeadLetter
@@ -153,8 +137,6 @@ class Adapter(BaseModel, ABC):
             try:
                 facts += [
                     fact._replace(connection=self.connection, body=delivery.body, content_type=content_type)
-                    if isinstance(fact, PaymentEvent)
-                    else fact._replace(connection=self.connection)
                     for fact in self.translate(await self.complete(item))
                 ]
             except UnusableError as error:

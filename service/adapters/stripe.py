@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import ClassVar
 
 from service.adapters import money
-from service.adapters.adapter import Adapter, Delivery, Link, Pointers, as_json, is_any_of, is_recent, mac
+from service.adapters.adapter import Adapter, Delivery, Pointers, as_json, is_any_of, is_recent, mac
 from service.adapters.payload import Payload, UnusableError
-from service.database import PaymentEvent
+from service.database import Link, PaymentEvent
 
 TOLERANCE = 300
 """Seconds that a timestamp may be off, either way."""

@@ -1,0 +1,48 @@
+"""Connections to try adapters with, and deliveries for them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from multidict import CIMultiDict
+
+from service.adapters.adapter import Adapter, Delivery, Fact
+from service.connections import adapter as adapter_class
+
+NOW = 1_790_000_000.0
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "stripe": {"webhook_secrets": ["whsec_first_secret", "whsec_second_secret"]},
+}
+"""Settings for each adapter whose signatures a test can make: two secrets, as while one replaces the other."""
+FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
+
+
+def example(name: str, **settings: Any) -> Adapter:
+    """A connection of the adapter, named as it is."""
+    return adapter_class(name).model_validate({"connection": name} | EXAMPLES[name] | settings)
+
+
+def signed(adapter: Adapter, body: bytes, at: float = NOW) -> Delivery:
+    """The body as the provider would send it."""
+    return Delivery(CIMultiDict(adapter.sign(body, at)), body, NOW)
+
+
+async def facts(adapter: Adapter, body: bytes | dict[str, Any]) -> list[Fact]:
+    """What an authentic body reports."""
+    if isinstance(body, dict):
+        body = json.dumps(body).encode()
+    return await adapter.facts(Delivery(CIMultiDict(), body, NOW))
+
+
+def vectors(provider: str) -> list[Any]:
+    """Signature vectors that lie beside the checkout, if they do."""
+    file = FIXTURES / provider / "vectors.json"
+    found = json.loads(file.read_text()) if file.exists() else []
+    return [pytest.param(vector, id=vector["id"]) for vector in found]
+
+
+def payloads(provider: str) -> list[Any]:
+    """Bodies of real webhooks that lie beside the checkout, if they do."""
+    files = sorted((FIXTURES / provider).glob("*/**/*.json"))
+    return [pytest.param(file.read_bytes(), id=file.stem) for file in files]

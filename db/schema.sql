@@ -1947,7 +1947,8 @@ declare
     v_id bigint;
 begin
     insert into dead_letters (connection, event_id, reason, detail, delivery_id, fingerprint)
-    values (p_connection, left(p_event_id, 255), p_reason, left(p_detail, 2000), nextval('deliveries_id_seq'), encode(sha256(p_body), 'hex'))
+    values (p_connection, left(p_event_id, 255), p_reason, left(p_detail, 2000), nextval('deliveries_id_seq'),
+            encode(sha256(p_body || convert_to(coalesce(p_detail, ''), 'UTF8')), 'hex'))
     on conflict do nothing
     returning id into v_id;
     if found then
@@ -1963,7 +1964,7 @@ $$;
 -- Name: FUNCTION store_dead_letter(p_connection text, p_reason text, p_detail text, p_body bytea, p_content_type text, p_event_id text); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.store_dead_letter(p_connection text, p_reason text, p_detail text, p_body bytea, p_content_type text, p_event_id text) IS 'Keeps an authentic request that is not usable as an event, with its body, for a person to look at. Null when the same body is kept already.';
+COMMENT ON FUNCTION public.store_dead_letter(p_connection text, p_reason text, p_detail text, p_body bytea, p_content_type text, p_event_id text) IS 'Keeps an authentic request that is not usable as an event, with its body, for a person to look at. Null when the same body is kept already for the same detail.';
 
 
 --

@@ -1,6 +1,7 @@
 """`python -m service`: everything on one machine, until Ctrl-C or SIGTERM.
 
 `python -m service psql [ARGUMENT...]` opens psql on the database of a service that runs, or of DATABASE_URL.
+`python -m service send CONNECTION` sends a signed sample event to a server that runs; --help tells more.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 
 import uvloop
 
-from service import embedded, listener, log, migrate, process, server
+from service import embedded, listener, log, migrate, process, send, server
 from service.environment import SettingsError
 from service.settings import Settings, from_environment
 
@@ -75,6 +76,8 @@ def main() -> None:
                 uvloop.run(process.run_until_signalled(run, settings))
             case ["psql", *arguments]:
                 psql(settings, arguments)
+            case ["send", *arguments]:
+                sys.exit(send.run(settings, arguments))
             case _:
                 sys.exit(str(__doc__))
     except* (SettingsError, embedded.EmbeddedError, migrate.MigrationError) as errors:

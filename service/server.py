@@ -343,7 +343,13 @@ async def serve(settings: Settings, stop: asyncio.Event, on_started: Callable[[]
         pages = docs.routes(url, signed=bool(settings.webhook_secrets))
         runners.append(await admin.start(settings, pages))
         runners.append(await admin.listen(server.app(), settings.host, settings.port, "PORT", shared=True))
-        _log.info("server_started", host=settings.host, port=settings.port, admin_port=settings.admin_port)
+        _log.info(
+            "server_started",
+            host=settings.host,
+            port=settings.port,
+            admin_port=settings.admin_port,
+            connections=",".join(adapter.connection for adapter in settings.connections) or "none",
+        )
         if reason := await server.unready():
             _log.warning("server_not_ready", reason=reason)
         on_started()

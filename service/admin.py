@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeAlias, TypeVar
 
 import prometheus_client
 from aiohttp import web
@@ -12,15 +13,20 @@ from service.settings import Settings
 
 READY_TIMEOUT = 2.0
 """Seconds that /readyz waits for the database."""
+HTTP_OPTIONS: dict[str, Any] = {"access_log": None, "auto_decompress": False, "keepalive_timeout": 10}
+"""Limits of HTTP/1.1 are those that aiohttp checks. A connection on which no whole request arrives for 10 s is closed."""
+
+Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Runner = TypeVar("Runner", bound=web.BaseRunner)
 
 
-def health_routes(unready: Callable[[], Awaitable[str | None]]) -> list[web.RouteDef]:
+def health(unready: Callable[[], Awaitable[str | None]]) -> tuple[Handler, Handler]:
     """`/livez`: the process answers. `/readyz`: `unready` finds no reason why it could not work, else 503 with it."""
 
-    async def livez(_: web.Request) -> web.Response:
+    async def livez(_: web.BaseRequest) -> web.Response:
         return web.json_response({"status": "alive"})
 
-    async def readyz(_: web.Request) -> web.Response:
+    async def readyz(_: web.BaseRequest) -> web.Response:
         try:
             async with asyncio.timeout(READY_TIMEOUT):
                 reason = await unready()
@@ -30,6 +36,12 @@ def health_routes(unready: Callable[[], Awaitable[str | None]]) -> list[web.Rout
             return web.json_response({"status": "not ready", "reason": reason}, status=503)
         return web.json_response({"status": "ready"})
 
+    return livez, readyz
+
+
+def health_routes(unready: Callable[[], Awaitable[str | None]]) -> list[web.RouteDef]:
+    """health() for an application."""
+    livez, readyz = health(unready)
     return [web.get("/livez", livez), web.get("/readyz", readyz)]
 
 
@@ -47,16 +59,15 @@ async def start(settings: Settings, routes: Iterable[web.RouteDef] = ()) -> web.
 
     app = web.Application()
     app.add_routes([web.get("/metrics", metrics), *routes])
-    return await listen(app, settings.admin_host, settings.admin_port, "ADMIN_PORT")
+    runner = web.AppRunner(app, **HTTP_OPTIONS)
+    return await listen(runner, settings.admin_host, settings.admin_port, "ADMIN_PORT")
 
 
-async def listen(app: web.Application, host: str, port: int, setting: str, *, shared: bool = False) -> web.AppRunner:
-    """Serve `app`; with `shared` other processes may listen on the same port.
+async def listen(runner: Runner, host: str, port: int, setting: str, *, shared: bool = False) -> Runner:
+    """Serve what `runner` runs, until its cleanup(); with `shared` other processes may listen on the same port.
 
-    Raises SettingsError, naming `setting`, when the port cannot be had. Limits of HTTP/1.1 as aiohttp checks them; a
-    connection on which nothing arrives for 10 s is closed, headers that drip in included.
+    Raises SettingsError, naming `setting`, when the port cannot be had.
     """
-    runner = web.AppRunner(app, access_log=None, auto_decompress=False, keepalive_timeout=10, shutdown_timeout=10)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port, reuse_port=shared, backlog=1024).start()

@@ -6,12 +6,12 @@ import ipaddress
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
+from typing import Any
 
 import structlog
 from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler
 from prometheus_client import Counter, Gauge, Histogram
 
 from service import admin, docs, process
@@ -25,6 +25,8 @@ from service.settings import MAKE_A_SECRET, Settings
 
 MAX_BODY = 256 * 1024
 """Bytes; a larger body is answered 413."""
+SHUTDOWN_TIMEOUT = 10.0
+"""Seconds that accepted requests have to be answered in once we are told to stop."""
 BODY_TIMEOUT = 10.0
 """Seconds that a body may take to arrive."""
 LANES = 2
@@ -96,17 +98,22 @@ class Server:
         _waiting.labels(name).set_function(partial(len, commit))
         return commit
 
-    def app(self) -> web.Application:
-        """The public application."""
-        app = web.Application(middlewares=[_answer], client_max_size=MAX_BODY)
-        app.add_routes(admin.health_routes(self.unready))
+    def runner(self) -> web.ServerRunner:
+        """Serves the public endpoints.
+
+        By aiohttp's low-level server: an application's router and middlewares cost as much as an event's share of its
+        commit.
+        """
+        livez, readyz = admin.health(self.unready)
+        endpoints: dict[str, tuple[str, admin.Handler]] = {"/livez": ("GET", livez), "/readyz": ("GET", readyz)}
         if self.settings.webhook_secrets or self.settings.allow_unsigned:
-            app.router.add_post("/webhooks-sync/payments", partial(self._receive, self.apply))
-            app.router.add_post("/webhooks/payments", partial(self._receive, self.enqueue))
+            endpoints["/webhooks-sync/payments"] = ("POST", partial(self._receive, self.apply))
+            endpoints["/webhooks/payments"] = ("POST", partial(self._receive, self.enqueue))
         for adapter in self.settings.connections:
             for path, settle in (("webhooks-sync", self._settle_now), ("webhooks", self._settle)):
-                app.router.add_post(f"/{path}/{adapter.connection}", partial(self._receive_from, adapter, settle))
-        return app
+                endpoints[f"/{path}/{adapter.connection}"] = ("POST", partial(self._receive_from, adapter, settle))
+        server = web.Server(partial(_answer, endpoints), request_factory=_request, **admin.HTTP_OPTIONS)
+        return web.ServerRunner(server, shutdown_timeout=SHUTDOWN_TIMEOUT)
 
     async def unready(self) -> str | None:
         """What keeps this server from doing its work; None when nothing does."""
@@ -134,7 +141,9 @@ class Server:
         for session in self._sessions:
             await session.close()
 
-    async def _receive(self, submit: Callable[[PaymentEvent], Awaitable[Result]], request: web.Request) -> web.Response:
+    async def _receive(
+        self, submit: Callable[[PaymentEvent], Awaitable[Result]], request: web.BaseRequest
+    ) -> web.Response:
         body = await _read(request)
         self._authenticate(request, body)
         if request.content_type != "application/json":
@@ -154,7 +163,7 @@ class Server:
         return web.Response(status=status, body=json.dumps(content).encode(), content_type="application/json")
 
     async def _receive_from(
-        self, adapter: Adapter, settle: Callable[[Fact], Awaitable[str]], request: web.Request
+        self, adapter: Adapter, settle: Callable[[Fact], Awaitable[str]], request: web.BaseRequest
     ) -> web.Response:
         """A provider's webhook: whatever is authentic is stored and answered 200, of use or not."""
         delivery = Delivery(request.headers, await _read(request), time.time())
@@ -209,7 +218,7 @@ class Server:
             raise unavailable("The database did not confirm in time. Send it again: it is applied once.") from None
         self._note_database(available=True)
 
-    def _authenticate(self, request: web.Request, body: bytes) -> None:
+    def _authenticate(self, request: web.BaseRequest, body: bytes) -> None:
         """Raise the one answer to every doubt."""
         if keys := self.settings.webhook_secrets:
             authentic = standard_webhooks.is_authentic(keys, request.headers, body, time.time())
@@ -235,10 +244,13 @@ async def _set_aside(session: Session, facts: Sequence[Link | DeadLetter]) -> li
 
 async def _set_one_aside(session: Session, fact: Link | DeadLetter) -> str:
     if isinstance(fact, Link):
-        outcome = await session.link(fact)
-        if outcome != "conflict":
-            return outcome
         detail = f"{fact.reference} is a reference of another invoice already"
+        try:
+            outcome = await session.link(fact)
+        except RejectedError as error:
+            outcome, detail = "invalid", f"reference {fact.reference}: {error}"
+        if outcome not in {"conflict", "invalid"}:
+            return outcome
         fact = DeadLetter(fact.connection, outcome, detail, fact.body, fact.content_type)
     _log.warning("dead_letter", connection=fact.connection, reason=fact.reason)
     await session.bury(fact)
@@ -250,35 +262,39 @@ def _unauthenticated() -> Problem:
     return Problem(401, "unauthenticated", "Sign the request with the secret that is configured for this endpoint.")
 
 
-@web.middleware
-async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAX_BODY)
+
+
+async def _answer(endpoints: Mapping[str, tuple[str, admin.Handler]], request: web.BaseRequest) -> web.StreamResponse:
     """Refuse what is no plain request, make a problem of every error, and count."""
     started = time.perf_counter()
-    resource = request.match_info.route.resource
-    endpoint = resource.canonical if resource else "none"
+    path = request.path
+    method, handler = endpoints.get(path, ("", None))
     response: web.StreamResponse
     try:
         if len(request.headers.getall(hdrs.HOST, ())) != 1 or hdrs.UPGRADE in request.headers:
             raise Problem(400, "bad-request", "Send a plain HTTP/1.1 request with one Host header.")  # noqa: TRY301
+        if handler is None:
+            raise Problem(404, "not-found", "There is no such endpoint, or it is not configured.")  # noqa: TRY301
+        if request.method != method:
+            raise Problem(405, "method-not-allowed", f"Use {method}.", headers={"Allow": method})  # noqa: TRY301
         response = await handler(request)
     except Problem as problem:
         response = problem.response()
     except web.HTTPRequestEntityTooLarge:
         response = Problem(413, "too-large", f"Send at most {MAX_BODY} bytes.").response()
-    except web.HTTPMethodNotAllowed as error:
-        allowed = {"Allow": ", ".join(sorted(error.allowed_methods))}
-        response = Problem(405, "method-not-allowed", f"Use {allowed['Allow']}.", headers=allowed).response()
-    except web.HTTPNotFound:
-        response = Problem(404, "not-found", "There is no such endpoint, or it is not configured.").response()
     except Exception:  # noqa: BLE001 - whatever it is, the client is answered and the log has it
-        _log.exception("request_failed", endpoint=endpoint)
+        _log.exception("request_failed", endpoint=path if handler else "none")
         response = Problem(500, "internal-error", "This is our mistake; the log tells. Send it again later.").response()
+    endpoint = path if handler else "none"
     _requests.labels(endpoint, response.status).inc()
     _seconds.labels(endpoint).observe(time.perf_counter() - started)
     return response
 
 
-async def _read(request: web.Request) -> bytes:
+async def _read(request: web.BaseRequest) -> bytes:
     """The body's exact bytes. Raises Problem, or aiohttp's error for a body that is too large."""
     if hdrs.CONTENT_ENCODING in request.headers:
         raise Problem(415, "unsupported-media-type", "Send the body as it is, without Content-Encoding.")
@@ -307,7 +323,7 @@ def _problem(result: Result) -> Problem:
     return Problem(status, result.outcome.replace("_", "-"), f"{detail}. {way_out}")
 
 
-def _is_local(request: web.Request) -> bool:
+def _is_local(request: web.BaseRequest) -> bool:
     """Whether a request comes from this machine itself, and neither through a proxy nor from a page of a browser."""
     host = re.sub(r":[0-9]*$", "", request.headers.get(hdrs.HOST, "")).strip("[]")
     return (
@@ -337,12 +353,12 @@ async def serve(settings: Settings, stop: asyncio.Event, on_started: Callable[[]
             "or ALLOW_UNSIGNED=true to take unsigned events from this machine only."
         )
     server = Server(settings)
-    runners = []
+    runners: list[web.BaseRunner] = []
     try:
         url = f"http://{settings.host}:{settings.port}"
         pages = docs.routes(url, signed=bool(settings.webhook_secrets))
         runners.append(await admin.start(settings, pages))
-        runners.append(await admin.listen(server.app(), settings.host, settings.port, "PORT", shared=True))
+        runners.append(await admin.listen(server.runner(), settings.host, settings.port, "PORT", shared=True))
         _log.info(
             "server_started",
             host=settings.host,

@@ -79,7 +79,7 @@ def settings(url: str, **values: Any) -> Settings:
 async def serving(url: str, **values: Any) -> AsyncIterator[Client]:
     """A server in this loop, on a port of its own."""
     server = Server(settings(url, **values))
-    runner = await admin.listen(server.app(), "127.0.0.1", 0, "PORT")
+    runner = await admin.listen(server.runner(), "127.0.0.1", 0, "PORT")
     try:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             yield Client(runner.addresses[0][1], session)

@@ -200,7 +200,7 @@ class Adapter(BaseModel, ABC):
         named = self.invoice_named(item)
         if named != (None, None):
             for reference in references:
-                if isinstance(reference, str) and is_storable(reference):
+                if isinstance(reference, str) and is_storable(reference) and reference != named[1]:
                     yield Link(reference, *named)
 
     def require_mode(self, *, live: bool) -> None:

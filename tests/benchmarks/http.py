@@ -76,7 +76,7 @@ KINDS: dict[str, type[Server]] = {"ours": Server, "no database": WithoutDatabase
 
 async def _serve(kind: str, settings: Settings, stop: asyncio.Event) -> None:
     server = KINDS[kind](settings)
-    runner = await admin.listen(server.app(), settings.host, settings.port, "PORT", shared=True)
+    runner = await admin.listen(server.runner(), settings.host, settings.port, "PORT", shared=True)
     await stop.wait()
     await runner.cleanup()
     await server.close()

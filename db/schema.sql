@@ -686,6 +686,12 @@ begin
     select array_agg(x.id) into v_expired from expired x;
     perform bury_payment_event(x.id, 'park_expired', format('what it waits for did not come in %s days', p_park_days))
     from unnest(v_expired) x(id);
+    -- No dead letter for a reference: it carries no money, and an event that waits for it expires by itself.
+    delete from parked_references w
+    where (w.connection, w.reference) in (
+        select l.connection, l.reference from parked_references l
+        where l.parked_at < now() - make_interval(days => p_park_days)
+        limit 500 for update skip locked);
     return coalesce(cardinality(v_expired), 0);
 end
 $$;
@@ -695,7 +701,7 @@ $$;
 -- Name: FUNCTION expire_parked_events(p_park_days integer); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.expire_parked_events(p_park_days integer) IS 'Makes dead letters of up to 500 events that have been parked for longer; says of how many.';
+COMMENT ON FUNCTION public.expire_parked_events(p_park_days integer) IS 'Makes dead letters of up to 500 events that have been parked for longer; says of how many. Drops up to 500 parked references as old.';
 
 
 --
@@ -730,6 +736,30 @@ $$;
 --
 
 COMMENT ON FUNCTION public.fail_payment_event(p_id bigint, p_error text, p_max_attempts integer) IS 'Counts a failed attempt at a queued event and schedules the next one: 1 s, 2 s, 4 s … 1 h, each half to one and a half of that. At p_max_attempts it becomes a dead letter, and this returns true.';
+
+
+--
+-- Name: find_invoice(text, bigint, text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.find_invoice(p_connection text, p_invoice_id bigint, p_invoice_reference text) RETURNS bigint
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    return case when p_invoice_id is not null
+        then (select i.id from invoices i where i.id = p_invoice_id)
+        else (select r.invoice_id from invoice_references r where r.connection = p_connection and r.reference = p_invoice_reference)
+    end;
+end
+$$;
+
+
+--
+-- Name: FUNCTION find_invoice(p_connection text, p_invoice_id bigint, p_invoice_reference text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.find_invoice(p_connection text, p_invoice_id bigint, p_invoice_reference text) IS 'The invoice of this id, else of this reference of the connection; null where there is none (yet).';
 
 
 --
@@ -795,6 +825,55 @@ $$;
 --
 
 COMMENT ON FUNCTION public.find_released_events(p_ids bigint[]) IS 'The parked events, of these or of all, for which what they wait for exists by now. Every poll asks: the triggers are speed, this is the guarantee.';
+
+
+--
+-- Name: invoice_references; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.invoice_references (
+    connection text NOT NULL COLLATE pg_catalog."C",
+    reference text NOT NULL COLLATE pg_catalog."C",
+    invoice_id bigint NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT invoice_references_connection_check CHECK ((((length(connection) >= 1) AND (length(connection) <= 63)) AND (rtrim(connection, 'abcdefghijklmnopqrstuvwxyz0123456789_-'::text) = ''::text))),
+    CONSTRAINT invoice_references_reference_check CHECK (((length(reference) >= 1) AND (length(reference) <= 255)))
+);
+
+
+--
+-- Name: TABLE invoice_references; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.invoice_references IS 'Other names of an invoice as one connection uses them: INV-2026-001, an order, a payment intent. Inserting one releases the events that wait for it.';
+
+
+--
+-- Name: find_released_references(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.find_released_references() RETURNS public.invoice_references[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    return array(
+        select row(w.connection, w.reference, coalesce(i.id, r.invoice_id), now())::invoice_references
+        from parked_references w
+        left join lateral (select i.id from invoices i where i.id = w.invoice_id offset 0) i on true
+        left join lateral (select r.invoice_id from invoice_references r
+                           where r.connection = w.connection and r.reference = w.invoice_reference offset 0) r on true
+        where coalesce(i.id, r.invoice_id) is not null
+        limit 50);
+end
+$$;
+
+
+--
+-- Name: FUNCTION find_released_references(); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.find_released_references() IS 'Up to 50 parked references whose invoice, or whose other reference, exists by now. Every poll asks: the triggers are speed, this is the guarantee.';
 
 
 --
@@ -1028,6 +1107,122 @@ $$;
 --
 
 COMMENT ON FUNCTION public.leave_waiting(p_outcomes public.payment_event_outcome[], p_claimed boolean) IS 'Removes posted events from the queue and from the parked; with p_claimed, parked and buried ones from the queue.';
+
+
+--
+-- Name: link_invoice_reference(text, text, bigint, text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.link_invoice_reference(p_connection text, p_reference text, p_invoice_id bigint DEFAULT NULL::bigint, p_invoice_reference text DEFAULT NULL::text) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_error text := case
+        when p_connection is null or length(p_connection) not between 1 and 63
+                or rtrim(p_connection, 'abcdefghijklmnopqrstuvwxyz0123456789_-') <> ''
+            then format('connection must be 1 to 63 of a-z, 0-9, _ and -, not %L', left(p_connection, 80))
+        when p_reference is null or length(p_reference) not between 1 and 255 then 'reference must be 1 to 255 characters'
+        when length(p_invoice_reference) not between 1 and 255 then 'invoice_reference must be 1 to 255 characters'
+        when p_invoice_reference = p_reference then 'invoice_reference must be another reference'
+        when num_nonnulls(p_invoice_id, p_invoice_reference) <> 1 then 'invoice_id or invoice_reference must name the invoice, and only one of them'
+    end;
+    v_invoice_id bigint;
+begin
+    if v_error is not null then
+        raise exception '%', v_error
+            using errcode = 'PW002',
+                  detail = format('reference %s of connection %s, invoice %s. Nothing was stored.', quote_nullable(left(p_reference, 255)),
+                      quote_nullable(left(p_connection, 80)), coalesce(p_invoice_id::text, quote_nullable(left(p_invoice_reference, 255)))),
+                  hint = 'Correct the field that the message names and link again.';
+    end if;
+
+    v_invoice_id := find_invoice(p_connection, p_invoice_id, p_invoice_reference);
+    if v_invoice_id is null and find_invoice(p_connection, null, p_reference) is null then
+        -- An invoice's id says more than a reference that is unknown itself, so it takes that one's place.
+        insert into parked_references as w (connection, reference, invoice_id, invoice_reference)
+        values (p_connection, p_reference, p_invoice_id, p_invoice_reference)
+        on conflict (connection, reference) do update set invoice_id = excluded.invoice_id, invoice_reference = null
+            where w.invoice_id is null and excluded.invoice_id is not null;
+        if found then
+            -- It may have come while we parked: a look with a fresh snapshot.
+            v_invoice_id := find_invoice(p_connection, p_invoice_id, p_invoice_reference);
+            if v_invoice_id is null then
+                return 'parked';
+            end if;
+        end if;
+    end if;
+
+    if v_invoice_id is not null and not exists (
+            select from parked_references w
+            where w.connection = p_connection and w.reference = p_reference and w.invoice_id <> v_invoice_id) then
+        insert into invoice_references (connection, reference, invoice_id) values (p_connection, p_reference, v_invoice_id)
+        on conflict do nothing;
+        if found then
+            delete from parked_references w where w.connection = p_connection and w.reference = p_reference;
+            return 'linked';
+        end if;
+    end if;
+
+    -- Known or parked before, perhaps by another a moment ago: a statement of its own sees that one's row.
+    v_invoice_id := coalesce(v_invoice_id, p_invoice_id);
+    return (
+        select case when (case when r.invoice_id is not null then r.invoice_id <> v_invoice_id
+                               else w.invoice_id <> v_invoice_id or w.invoice_reference <> p_invoice_reference end)
+            then 'conflict' else 'duplicate' end
+        from (values (p_connection, p_reference)) l (connection, reference)
+        left join invoice_references r on r.connection = l.connection and r.reference = l.reference
+        left join parked_references w on w.connection = l.connection and w.reference = l.reference);
+end
+$$;
+
+
+--
+-- Name: FUNCTION link_invoice_reference(p_connection text, p_reference text, p_invoice_id bigint, p_invoice_reference text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.link_invoice_reference(p_connection text, p_reference text, p_invoice_id bigint, p_invoice_reference text) IS 'Says that a reference belongs to an invoice, named by its id or by another reference of the connection: select link_invoice_reference(''stripe'', ''pi_1'', 42), or (''stripe'', ''pi_1'', p_invoice_reference => ''in_1''). Outcome linked, duplicate (known before), parked (the invoice or the other reference is not there yet: linked when it comes) or conflict (known for another invoice, or parked for another one: nothing changes). Raises PW002 for an invalid field.';
+
+
+--
+-- Name: link_parked_references(public.invoice_references[]); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.link_parked_references(p_links public.invoice_references[]) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    SET lock_timeout TO '10ms'
+    AS $$
+declare
+    v_link invoice_references;
+    v_linked integer := 0;
+begin
+    foreach v_link in array p_links[:50] loop    -- each block is a subtransaction; beyond 64 they slow down every snapshot
+        begin
+            delete from parked_references w where w.connection = v_link.connection and w.reference = v_link.reference;
+            if found then
+                insert into invoice_references (connection, reference, invoice_id)
+                values (v_link.connection, v_link.reference, v_link.invoice_id)
+                on conflict do nothing;
+                v_linked := v_linked + 1;
+            end if;
+        exception
+            when lock_not_available then
+                null;    -- another holds it, or writes the same reference. Whoever brings an invoice waits for nobody; the poll comes back to it.
+            when others then
+                raise warning 'reference % of connection % stays parked: % (SQLSTATE %)', v_link.reference, v_link.connection, sqlerrm, sqlstate;
+        end;
+    end loop;
+    return v_linked;
+end
+$$;
+
+
+--
+-- Name: FUNCTION link_parked_references(p_links public.invoice_references[]); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.link_parked_references(p_links public.invoice_references[]) IS 'Makes invoice references of up to 50 parked ones; says of how many. One that is locked, or where a trigger of yours raises, stays parked. A reference known by now keeps its invoice.';
 
 
 --
@@ -1424,7 +1619,9 @@ begin
     into claimed, applied, duplicates, parked, busy, failed, dead, released, last_id
     from process_claimed_events(v_ids, p_max_attempts) p;
     if claimed < p_batch_size and p_after = 0 then
-        released := release_parked_events(find_released_events());
+        set constraints all immediate;    -- or a deferred trigger of yours on invoice_references would undo the batch
+        released := link_parked_references(find_released_references());
+        released := released + release_parked_events(find_released_events());
         dead := dead + expire_parked_events(p_park_days);
     end if;
 end
@@ -1435,7 +1632,7 @@ $$;
 -- Name: FUNCTION process_payment_queue(p_batch_size integer, p_after bigint, p_retries boolean, p_max_attempts integer, p_park_days integer, OUT claimed integer, OUT applied integer, OUT duplicates integer, OUT parked integer, OUT busy integer, OUT failed integer, OUT dead integer, OUT released integer, OUT last_id bigint); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.process_payment_queue(p_batch_size integer, p_after bigint, p_retries boolean, p_max_attempts integer, p_park_days integer, OUT claimed integer, OUT applied integer, OUT duplicates integer, OUT parked integer, OUT busy integer, OUT failed integer, OUT dead integer, OUT released integer, OUT last_id bigint) IS 'Applies up to p_batch_size due events of the queue in one transaction: call it until claimed and released are 0. A call that finds no more also releases parked events whose invoice or movement has come, and buries those parked for p_park_days.';
+COMMENT ON FUNCTION public.process_payment_queue(p_batch_size integer, p_after bigint, p_retries boolean, p_max_attempts integer, p_park_days integer, OUT claimed integer, OUT applied integer, OUT duplicates integer, OUT parked integer, OUT busy integer, OUT failed integer, OUT dead integer, OUT released integer, OUT last_id bigint) IS 'Applies up to p_batch_size due events of the queue in one transaction: call it until claimed and released are 0. A call that finds no more also releases parked events and references whose invoice or movement has come, buries the events and drops the references that have been parked for p_park_days.';
 
 
 --
@@ -1642,6 +1839,11 @@ begin
     if exists (select from parked_events w where w.invoice_id is not null) then
         perform release_parked_events(array(select w.id from inserted i join parked_events w on w.invoice_id = i.id));
     end if;
+    if exists (select from parked_references w where w.invoice_id is not null) then
+        perform link_parked_references(array(
+            select row(w.connection, w.reference, i.id, now())::invoice_references
+            from inserted i join parked_references w on w.invoice_id = i.id));
+    end if;
     return null;
 end
 $$;
@@ -1651,7 +1853,7 @@ $$;
 -- Name: FUNCTION release_for_invoices(); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.release_for_invoices() IS 'Trigger of invoices: what waited for a new invoice goes into the queue.';
+COMMENT ON FUNCTION public.release_for_invoices() IS 'Trigger of invoices: events that waited for a new invoice go into the queue, references that waited for it are linked to it.';
 
 
 --
@@ -1669,6 +1871,12 @@ begin
             select w.id from inserted i
             join parked_events w on w.connection = i.connection and w.invoice_reference = i.reference));
     end if;
+    if exists (select from parked_references w where w.invoice_reference is not null) then
+        perform link_parked_references(array(
+            select row(w.connection, w.reference, i.invoice_id, now())::invoice_references
+            from inserted i
+            join parked_references w on w.connection = i.connection and w.invoice_reference = i.reference));
+    end if;
     return null;
 end
 $$;
@@ -1678,7 +1886,7 @@ $$;
 -- Name: FUNCTION release_for_references(); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.release_for_references() IS 'Trigger of invoice_references: what waited for a new name of an invoice goes into the queue.';
+COMMENT ON FUNCTION public.release_for_references() IS 'Trigger of invoice_references: events that waited for a new name of an invoice go into the queue, references that waited for it are linked to the same invoice.';
 
 
 --
@@ -2402,27 +2610,6 @@ COMMENT ON VIEW public.invoice_balances IS 'Invoices with what is due and what c
 
 
 --
--- Name: invoice_references; Type: TABLE; Schema: public; Owner: -
---
-
-CREATE TABLE public.invoice_references (
-    connection text NOT NULL COLLATE pg_catalog."C",
-    reference text NOT NULL COLLATE pg_catalog."C",
-    invoice_id bigint NOT NULL,
-    created_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT invoice_references_connection_check CHECK ((((length(connection) >= 1) AND (length(connection) <= 63)) AND (rtrim(connection, 'abcdefghijklmnopqrstuvwxyz0123456789_-'::text) = ''::text))),
-    CONSTRAINT invoice_references_reference_check CHECK (((length(reference) >= 1) AND (length(reference) <= 255)))
-);
-
-
---
--- Name: TABLE invoice_references; Type: COMMENT; Schema: public; Owner: -
---
-
-COMMENT ON TABLE public.invoice_references IS 'Other names of an invoice as one connection uses them: INV-2026-001, an order, a payment intent. Inserting one releases the events that wait for it.';
-
-
---
 -- Name: open_dead_letters; Type: VIEW; Schema: public; Owner: -
 --
 
@@ -2520,6 +2707,41 @@ COMMENT ON TABLE public.parked_events IS 'Events that wait for an invoice, an in
 --
 
 COMMENT ON COLUMN public.parked_events.id IS 'payment_events.id';
+
+
+--
+-- Name: parked_references; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.parked_references (
+    connection text NOT NULL COLLATE pg_catalog."C",
+    reference text NOT NULL COLLATE pg_catalog."C",
+    invoice_id bigint,
+    invoice_reference text COLLATE pg_catalog."C",
+    parked_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT parked_references_awaited_check CHECK ((num_nonnulls(invoice_id, invoice_reference) = 1))
+);
+
+
+--
+-- Name: TABLE parked_references; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.parked_references IS 'References that a provider linked to an invoice which is not there yet: each becomes a row of invoice_references when the invoice, or the other reference, appears. See link_invoice_reference().';
+
+
+--
+-- Name: COLUMN parked_references.invoice_id; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.parked_references.invoice_id IS 'The invoice it waits for, where it was named by its id.';
+
+
+--
+-- Name: COLUMN parked_references.invoice_reference; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.parked_references.invoice_reference IS 'The reference of the same connection it waits for, where the invoice was named by that.';
 
 
 --
@@ -2849,6 +3071,14 @@ ALTER TABLE ONLY public.parked_events
 
 
 --
+-- Name: parked_references parked_references_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.parked_references
+    ADD CONSTRAINT parked_references_pkey PRIMARY KEY (connection, reference);
+
+
+--
 -- Name: payment_events payment_events_connection_event_id_key; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
@@ -2972,6 +3202,27 @@ CREATE INDEX parked_events_movement_idx ON public.parked_events USING btree (con
 --
 
 CREATE INDEX parked_events_parked_at_idx ON public.parked_events USING btree (parked_at);
+
+
+--
+-- Name: parked_references_invoice_id_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX parked_references_invoice_id_idx ON public.parked_references USING btree (invoice_id) WHERE (invoice_id IS NOT NULL);
+
+
+--
+-- Name: parked_references_invoice_reference_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX parked_references_invoice_reference_idx ON public.parked_references USING btree (connection, invoice_reference) WHERE (invoice_reference IS NOT NULL);
+
+
+--
+-- Name: parked_references_parked_at_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX parked_references_parked_at_idx ON public.parked_references USING btree (parked_at);
 
 
 --

@@ -46,6 +46,10 @@ async def invalid_and_nameless(db: Connection) -> None:
     await enqueue(db, Event(None, 1, 77))
 
 
+async def link_to_nothing(db: Connection) -> None:
+    await db.execute("select link_invoice_reference('stripe', 'pi_1')")
+
+
 async def other_currency(db: Connection) -> None:
     await add_invoice(db, 1)
     await apply(db, Event("evt_1", 1, 500, currency="EUR"))
@@ -108,6 +112,7 @@ RAISED: list[tuple[str, Raise, list[str]]] = [
     ("PW001", reassigned_to_nowhere, ["4711", "dead letter 1"]),
     ("PW002", invalid, ["evt_1", "amount"]),
     ("PW002", invalid_and_nameless, ["event_id", "77"]),
+    ("PW002", link_to_nothing, ["invoice_id", "pi_1", "stripe"]),
     ("PW003", other_currency, ["evt_1", "EUR", "USD", "invoice 1"]),
     ("PW004", over_the_limit, ["evt_1", "invoice 1", "500"]),
     ("PW005", change_of_the_ledger, ["payments", "truncate"]),

@@ -19,7 +19,7 @@ from tests.conftest import Connect, Connection
 VIEWS = ["invoice_balances", "open_dead_letters", "payment_event_states", "queue_health", "waiting_events"]
 TABLES = [
     "dead_letters", "deliveries", "invoice_references", "invoices", "operator_actions", "parked_events",
-    "payment_events", "payment_queue", "payment_reports", "payments", "reassigned_events",
+    "parked_references", "payment_events", "payment_queue", "payment_reports", "payments", "reassigned_events",
 ]  # fmt: skip
 APPEND_ONLY = ["operator_actions", "payment_events", "payment_reports", "payments"]
 PRIVILEGES = {
@@ -27,7 +27,7 @@ PRIVILEGES = {
         "usage": ["schema"],
         "execute": [
             "apply_payment_event", "apply_payment_events", "enqueue_payment_event", "enqueue_payment_events",
-            "schema_version", "store_dead_letter",
+            "link_invoice_reference", "schema_version", "store_dead_letter",
         ],
     },
     "listener": {
@@ -316,6 +316,8 @@ async def test_the_server_applies_enqueues_and_keeps_dead_letters(db: Connection
     assert calls.outcomes(await calls.enqueue_all(server, [events[3]])) == ["queued"]
     assert (await calls.apply(server, Event("parked", 2), park=True))["outcome"] == "parked"
     assert await server.fetchval("select store_dead_letter('stripe', 'unreadable', 'no JSON', 'x')") is not None
+    assert await server.fetchval("select link_invoice_reference('stripe', 'in_1', 1)") == "linked"
+    assert await server.fetchval("select link_invoice_reference('stripe', 'in_2', 2)") == "parked"
     await sessions.assert_right(db)
     assert await sessions.paid(db) == 400
 
@@ -343,6 +345,8 @@ async def test_the_biller_inserts_invoices_and_their_names_and_releases_what_wai
 ) -> None:
     await calls.apply(db, Event("e1", 1, 5000), park=True)
     await calls.apply(db, Event("e2", None, 700, invoice_reference="INV-1"), park=True)
+    await db.execute("select link_invoice_reference('stripe', 'pi_1', p_invoice_reference => 'in_1')")
+    await db.execute("select link_invoice_reference('stripe', 'in_1', 1)")
     biller = await login("biller")
     await biller.execute("insert into invoices (id, amount, status) values (1, 10000, 'sent')")
     await biller.execute(
@@ -350,6 +354,7 @@ async def test_the_biller_inserts_invoices_and_their_names_and_releases_what_wai
     )
     await biller.copy_records_to_table("invoices", records=[(2, 100, "EUR")], columns=["id", "amount", "currency"])
     assert await calls.counts(db, "parked_events", "payment_queue") == [0, 2]
+    assert await biller.fetchval("select count(*) from invoice_references where invoice_id = 1") == 3
     await sessions.assert_right(db)
     await biller.execute("update invoices set amount = 5700 where id = 1")
     assert await biller.fetchval("select status from invoices where id = 1") == "paid"

@@ -15,8 +15,14 @@ begin
     select array_agg(x.id) into v_expired from expired x;
     perform bury_payment_event(x.id, 'park_expired', format('what it waits for did not come in %s days', p_park_days))
     from unnest(v_expired) x(id);
+    -- No dead letter for a reference: it carries no money, and an event that waits for it expires by itself.
+    delete from parked_references w
+    where (w.connection, w.reference) in (
+        select l.connection, l.reference from parked_references l
+        where l.parked_at < now() - make_interval(days => p_park_days)
+        limit 500 for update skip locked);
     return coalesce(cardinality(v_expired), 0);
 end
 $$;
-comment on function expire_parked_events(integer) is 'Makes dead letters of up to 500 events that have been parked for longer; says of how many.';
+comment on function expire_parked_events(integer) is 'Makes dead letters of up to 500 events that have been parked for longer; says of how many. Drops up to 500 parked references as old.';
 revoke all on function expire_parked_events from public;

@@ -14,12 +14,14 @@ begin
     into claimed, applied, duplicates, parked, busy, failed, dead, released, last_id
     from process_claimed_events(v_ids, p_max_attempts) p;
     if claimed < p_batch_size and p_after = 0 then
-        released := release_parked_events(find_released_events());
+        set constraints all immediate;    -- or a deferred trigger of yours on invoice_references would undo the batch
+        released := link_parked_references(find_released_references());
+        released := released + release_parked_events(find_released_events());
         dead := dead + expire_parked_events(p_park_days);
     end if;
 end
 $$;
 comment on function process_payment_queue(integer, bigint, boolean, integer, integer) is
-    'Applies up to p_batch_size due events of the queue in one transaction: call it until claimed and released are 0. A call that finds no more also releases parked events whose invoice or movement has come, and buries those parked for p_park_days.';
+    'Applies up to p_batch_size due events of the queue in one transaction: call it until claimed and released are 0. A call that finds no more also releases parked events and references whose invoice or movement has come, buries the events and drops the references that have been parked for p_park_days.';
 revoke all on function process_payment_queue from public;
 select grant_to('listener', 'execute on function process_payment_queue');

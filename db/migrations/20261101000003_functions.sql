@@ -433,10 +433,16 @@ begin
     select array_agg(x.id) into v_expired from expired x;
     perform bury_payment_event(x.id, 'park_expired', format('what it waits for did not come in %s days', p_park_days))
     from unnest(v_expired) x(id);
+    -- No dead letter for a reference: it carries no money, and an event that waits for it expires by itself.
+    delete from parked_references w
+    where (w.connection, w.reference) in (
+        select l.connection, l.reference from parked_references l
+        where l.parked_at < now() - make_interval(days => p_park_days)
+        limit 500 for update skip locked);
     return coalesce(cardinality(v_expired), 0);
 end
 $$;
-comment on function expire_parked_events(integer) is 'Makes dead letters of up to 500 events that have been parked for longer; says of how many.';
+comment on function expire_parked_events(integer) is 'Makes dead letters of up to 500 events that have been parked for longer; says of how many. Drops up to 500 parked references as old.';
 revoke all on function expire_parked_events from public;
 
 create or replace function fail_payment_event(p_id bigint, p_error text, p_max_attempts integer default 10) returns boolean
@@ -463,6 +469,19 @@ comment on function fail_payment_event(bigint, text, integer) is
     'Counts a failed attempt at a queued event and schedules the next one: 1 s, 2 s, 4 s … 1 h, each half to one and a half of that. At p_max_attempts it becomes a dead letter, and this returns true.';
 revoke all on function fail_payment_event from public;
 select grant_to('listener', 'execute on function fail_payment_event');
+
+create or replace function find_invoice(p_connection text, p_invoice_id bigint, p_invoice_reference text) returns bigint
+language plpgsql stable set search_path from current
+as $$
+begin
+    return case when p_invoice_id is not null
+        then (select i.id from invoices i where i.id = p_invoice_id)
+        else (select r.invoice_id from invoice_references r where r.connection = p_connection and r.reference = p_invoice_reference)
+    end;
+end
+$$;
+comment on function find_invoice(text, bigint, text) is 'The invoice of this id, else of this reference of the connection; null where there is none (yet).';
+revoke all on function find_invoice from public;
 
 create or replace function find_invoices(p_events payment_events[]) returns bigint[]
 language plpgsql stable set search_path from current
@@ -508,6 +527,24 @@ $$;
 comment on function find_released_events(bigint[]) is
     'The parked events, of these or of all, for which what they wait for exists by now. Every poll asks: the triggers are speed, this is the guarantee.';
 revoke all on function find_released_events from public;
+
+create or replace function find_released_references() returns invoice_references[]
+language plpgsql stable set search_path from current
+as $$
+begin
+    return array(
+        select row(w.connection, w.reference, coalesce(i.id, r.invoice_id), now())::invoice_references
+        from parked_references w
+        left join lateral (select i.id from invoices i where i.id = w.invoice_id offset 0) i on true
+        left join lateral (select r.invoice_id from invoice_references r
+                           where r.connection = w.connection and r.reference = w.invoice_reference offset 0) r on true
+        where coalesce(i.id, r.invoice_id) is not null
+        limit 50);
+end
+$$;
+comment on function find_released_references() is
+    'Up to 50 parked references whose invoice, or whose other reference, exists by now. Every poll asks: the triggers are speed, this is the guarantee.';
+revoke all on function find_released_references from public;
 
 create or replace function follow_invoice_amount() returns trigger
 language plpgsql security definer set search_path from current
@@ -646,6 +683,105 @@ $$;
 comment on function leave_waiting(payment_event_outcome[], boolean) is
     'Removes posted events from the queue and from the parked; with p_claimed, parked and buried ones from the queue.';
 revoke all on function leave_waiting from public;
+
+create or replace function link_invoice_reference(
+    p_connection text, p_reference text, p_invoice_id bigint default null, p_invoice_reference text default null
+) returns text
+language plpgsql security definer set search_path from current
+as $$
+declare
+    v_error text := case
+        when p_connection is null or length(p_connection) not between 1 and 63
+                or rtrim(p_connection, 'abcdefghijklmnopqrstuvwxyz0123456789_-') <> ''
+            then format('connection must be 1 to 63 of a-z, 0-9, _ and -, not %L', left(p_connection, 80))
+        when p_reference is null or length(p_reference) not between 1 and 255 then 'reference must be 1 to 255 characters'
+        when length(p_invoice_reference) not between 1 and 255 then 'invoice_reference must be 1 to 255 characters'
+        when p_invoice_reference = p_reference then 'invoice_reference must be another reference'
+        when num_nonnulls(p_invoice_id, p_invoice_reference) <> 1 then 'invoice_id or invoice_reference must name the invoice, and only one of them'
+    end;
+    v_invoice_id bigint;
+begin
+    if v_error is not null then
+        raise exception '%', v_error
+            using errcode = 'PW002',
+                  detail = format('reference %s of connection %s, invoice %s. Nothing was stored.', quote_nullable(left(p_reference, 255)),
+                      quote_nullable(left(p_connection, 80)), coalesce(p_invoice_id::text, quote_nullable(left(p_invoice_reference, 255)))),
+                  hint = 'Correct the field that the message names and link again.';
+    end if;
+
+    v_invoice_id := find_invoice(p_connection, p_invoice_id, p_invoice_reference);
+    if v_invoice_id is null and find_invoice(p_connection, null, p_reference) is null then
+        -- An invoice's id says more than a reference that is unknown itself, so it takes that one's place.
+        insert into parked_references as w (connection, reference, invoice_id, invoice_reference)
+        values (p_connection, p_reference, p_invoice_id, p_invoice_reference)
+        on conflict (connection, reference) do update set invoice_id = excluded.invoice_id, invoice_reference = null
+            where w.invoice_id is null and excluded.invoice_id is not null;
+        if found then
+            -- It may have come while we parked: a look with a fresh snapshot.
+            v_invoice_id := find_invoice(p_connection, p_invoice_id, p_invoice_reference);
+            if v_invoice_id is null then
+                return 'parked';
+            end if;
+        end if;
+    end if;
+
+    if v_invoice_id is not null and not exists (
+            select from parked_references w
+            where w.connection = p_connection and w.reference = p_reference and w.invoice_id <> v_invoice_id) then
+        insert into invoice_references (connection, reference, invoice_id) values (p_connection, p_reference, v_invoice_id)
+        on conflict do nothing;
+        if found then
+            delete from parked_references w where w.connection = p_connection and w.reference = p_reference;
+            return 'linked';
+        end if;
+    end if;
+
+    -- Known or parked before, perhaps by another a moment ago: a statement of its own sees that one's row.
+    v_invoice_id := coalesce(v_invoice_id, p_invoice_id);
+    return (
+        select case when (case when r.invoice_id is not null then r.invoice_id <> v_invoice_id
+                               else w.invoice_id <> v_invoice_id or w.invoice_reference <> p_invoice_reference end)
+            then 'conflict' else 'duplicate' end
+        from (values (p_connection, p_reference)) l (connection, reference)
+        left join invoice_references r on r.connection = l.connection and r.reference = l.reference
+        left join parked_references w on w.connection = l.connection and w.reference = l.reference);
+end
+$$;
+comment on function link_invoice_reference(text, text, bigint, text) is
+    'Says that a reference belongs to an invoice, named by its id or by another reference of the connection: select link_invoice_reference(''stripe'', ''pi_1'', 42), or (''stripe'', ''pi_1'', p_invoice_reference => ''in_1''). '
+    'Outcome linked, duplicate (known before), parked (the invoice or the other reference is not there yet: linked when it comes) or conflict (known for another invoice, or parked for another one: nothing changes). Raises PW002 for an invalid field.';
+revoke all on function link_invoice_reference from public;
+select grant_to('server', 'execute on function link_invoice_reference');
+
+create or replace function link_parked_references(p_links invoice_references[]) returns integer
+language plpgsql set search_path from current set lock_timeout = '10ms'
+as $$
+declare
+    v_link invoice_references;
+    v_linked integer := 0;
+begin
+    foreach v_link in array p_links[:50] loop    -- each block is a subtransaction; beyond 64 they slow down every snapshot
+        begin
+            delete from parked_references w where w.connection = v_link.connection and w.reference = v_link.reference;
+            if found then
+                insert into invoice_references (connection, reference, invoice_id)
+                values (v_link.connection, v_link.reference, v_link.invoice_id)
+                on conflict do nothing;
+                v_linked := v_linked + 1;
+            end if;
+        exception
+            when lock_not_available then
+                null;    -- another holds it, or writes the same reference. Whoever brings an invoice waits for nobody; the poll comes back to it.
+            when others then
+                raise warning 'reference % of connection % stays parked: % (SQLSTATE %)', v_link.reference, v_link.connection, sqlerrm, sqlstate;
+        end;
+    end loop;
+    return v_linked;
+end
+$$;
+comment on function link_parked_references(invoice_references[]) is
+    'Makes invoice references of up to 50 parked ones; says of how many. One that is locked, or where a trigger of yours raises, stays parked. A reference known by now keeps its invoice.';
+revoke all on function link_parked_references from public;
 
 create or replace function lock_invoices(
     p_events payment_events[], p_wait boolean,
@@ -944,13 +1080,15 @@ begin
     into claimed, applied, duplicates, parked, busy, failed, dead, released, last_id
     from process_claimed_events(v_ids, p_max_attempts) p;
     if claimed < p_batch_size and p_after = 0 then
-        released := release_parked_events(find_released_events());
+        set constraints all immediate;    -- or a deferred trigger of yours on invoice_references would undo the batch
+        released := link_parked_references(find_released_references());
+        released := released + release_parked_events(find_released_events());
         dead := dead + expire_parked_events(p_park_days);
     end if;
 end
 $$;
 comment on function process_payment_queue(integer, bigint, boolean, integer, integer) is
-    'Applies up to p_batch_size due events of the queue in one transaction: call it until claimed and released are 0. A call that finds no more also releases parked events whose invoice or movement has come, and buries those parked for p_park_days.';
+    'Applies up to p_batch_size due events of the queue in one transaction: call it until claimed and released are 0. A call that finds no more also releases parked events and references whose invoice or movement has come, buries the events and drops the references that have been parked for p_park_days.';
 revoke all on function process_payment_queue from public;
 select grant_to('listener', 'execute on function process_payment_queue');
 
@@ -1083,10 +1221,15 @@ begin
     if exists (select from parked_events w where w.invoice_id is not null) then
         perform release_parked_events(array(select w.id from inserted i join parked_events w on w.invoice_id = i.id));
     end if;
+    if exists (select from parked_references w where w.invoice_id is not null) then
+        perform link_parked_references(array(
+            select row(w.connection, w.reference, i.id, now())::invoice_references
+            from inserted i join parked_references w on w.invoice_id = i.id));
+    end if;
     return null;
 end
 $$;
-comment on function release_for_invoices() is 'Trigger of invoices: what waited for a new invoice goes into the queue.';
+comment on function release_for_invoices() is 'Trigger of invoices: events that waited for a new invoice go into the queue, references that waited for it are linked to it.';
 revoke all on function release_for_invoices from public;
 
 create or replace function release_for_references() returns trigger
@@ -1098,10 +1241,16 @@ begin
             select w.id from inserted i
             join parked_events w on w.connection = i.connection and w.invoice_reference = i.reference));
     end if;
+    if exists (select from parked_references w where w.invoice_reference is not null) then
+        perform link_parked_references(array(
+            select row(w.connection, w.reference, i.invoice_id, now())::invoice_references
+            from inserted i
+            join parked_references w on w.connection = i.connection and w.invoice_reference = i.reference));
+    end if;
     return null;
 end
 $$;
-comment on function release_for_references() is 'Trigger of invoice_references: what waited for a new name of an invoice goes into the queue.';
+comment on function release_for_references() is 'Trigger of invoice_references: events that waited for a new name of an invoice go into the queue, references that waited for it are linked to the same invoice.';
 revoke all on function release_for_references from public;
 
 create or replace function release_parked_events(p_ids bigint[]) returns bigint
@@ -1494,14 +1643,18 @@ drop function
     new_payment_events,
     misplaced_events,
     lock_invoices,
+    link_parked_references,
+    link_invoice_reference,
     leave_waiting,
     invoice_timeline,
     invoice_discrepancies,
     guard_invoice_sums,
     freeze_invoice_currency,
     follow_invoice_amount,
+    find_released_references,
     find_released_events,
     find_invoices,
+    find_invoice,
     fail_payment_event,
     expire_parked_events,
     enqueue_payment_events,

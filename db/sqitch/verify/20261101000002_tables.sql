@@ -47,6 +47,11 @@ column parked_events.invoice_reference text
 column parked_events.movement_kind text
 column parked_events.movement_reference text
 column parked_events.parked_at timestamp with time zone not null
+column parked_references.connection text not null
+column parked_references.invoice_id bigint
+column parked_references.invoice_reference text
+column parked_references.parked_at timestamp with time zone not null
+column parked_references.reference text not null
 column payment_event_outcome.detail text
 column payment_event_outcome.id bigint
 column payment_event_outcome.invoice_id bigint
@@ -112,6 +117,8 @@ constraint invoices_sums_check on invoices
 constraint operator_actions_pkey on operator_actions
 constraint parked_events_awaited_check on parked_events
 constraint parked_events_pkey on parked_events
+constraint parked_references_awaited_check on parked_references
+constraint parked_references_pkey on parked_references
 constraint payment_events_amount_check on payment_events
 constraint payment_events_connection_check on payment_events
 constraint payment_events_connection_event_id_key on payment_events
@@ -142,6 +149,7 @@ grant select on invoices to biller
 grant select on invoices to operator
 grant select on operator_actions to operator
 grant select on parked_events to operator
+grant select on parked_references to operator
 grant select on payment_events to operator
 grant select on payment_queue to operator
 grant select on payment_reports to operator
@@ -164,6 +172,10 @@ index parked_events_invoice_reference_idx
 index parked_events_movement_idx
 index parked_events_parked_at_idx
 index parked_events_pkey
+index parked_references_invoice_id_idx
+index parked_references_invoice_reference_idx
+index parked_references_parked_at_idx
+index parked_references_pkey
 index payment_events_connection_event_id_key
 index payment_events_pkey
 index payment_queue_next_attempt_at_idx
@@ -184,6 +196,7 @@ table invoice_references
 table invoices
 table operator_actions
 table parked_events
+table parked_references
 table payment_events
 table payment_queue
 table payment_reports

@@ -17,8 +17,10 @@ function enqueue_payment_event(text,bigint,bigint,text,text,text,text,text,text,
 function enqueue_payment_events(text[],bigint[],bigint[],text[],text[],text[],text[],text[],text[],timestamp with time zone[],bytea[],text[],integer[],boolean) security definer
 function expire_parked_events(integer)
 function fail_payment_event(bigint,text,integer) security definer
+function find_invoice(text,bigint,text)
 function find_invoices(payment_events[])
 function find_released_events(bigint[])
+function find_released_references()
 function follow_invoice_amount() security definer
 function freeze_invoice_currency() security definer
 function guard_invoice_sums()
@@ -26,6 +28,8 @@ function invoice_discrepancies() security definer
 function invoice_status(bigint,bigint,bigint,bigint)
 function invoice_timeline(bigint) security definer
 function leave_waiting(payment_event_outcome[],boolean)
+function link_invoice_reference(text,text,bigint,text) security definer
+function link_parked_references(invoice_references[])
 function lock_invoices(payment_events[],boolean)
 function misplaced_events() security definer
 function new_payment_events(text[],bigint[],bigint[],text[],text[],text[],text[],text[],text[],timestamp with time zone[],integer[],bytea[])
@@ -68,6 +72,7 @@ grant execute on fail_payment_event(bigint,text,integer) to listener
 grant execute on invoice_discrepancies() to operator
 grant execute on invoice_timeline(bigint) to operator
 grant execute on invoice_timeline(bigint) to reader
+grant execute on link_invoice_reference(text,text,bigint,text) to server
 grant execute on misplaced_events() to operator
 grant execute on open_queue_gate() to listener
 grant execute on process_claimed_events(bigint[],integer) to listener

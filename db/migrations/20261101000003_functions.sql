@@ -335,7 +335,7 @@ begin
         end order by e.ordinality)
     into v_states
     from unnest(p_events) with ordinality e
-    left join lateral (select * from invoices i where i.id = v_invoice_ids[e.ordinality] offset 0) i on true;
+    left join lateral (select * from invoices i where not p_park and i.id = v_invoice_ids[e.ordinality] offset 0) i on true;
 
     select s.* into v_states, v_events, v_known from store_payment_events(p_events, false, v_invoice_ids, v_states) s;
     insert into payment_queue (id)

@@ -14,7 +14,7 @@ from service.settings import Settings
 READY_TIMEOUT = 2.0
 """Seconds that /readyz waits for the database."""
 HTTP_OPTIONS: dict[str, Any] = {"access_log": None, "auto_decompress": False, "keepalive_timeout": 10}
-"""Limits of HTTP/1.1 are those that aiohttp checks. A connection on which no whole request arrives for 10 s is closed."""
+"""Limits of HTTP/1.1 are those that aiohttp checks. A connection that brings no whole request for 10 s is closed."""
 
 Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Runner = TypeVar("Runner", bound=web.BaseRunner)

@@ -46,11 +46,13 @@ def page(document: dict[str, Any], url: str, *, signed: bool) -> str:
                if name in schemas["PaymentRequest"]["required"]}  # fmt: skip
     for path, operations in document["paths"].items():
         curl = [f"curl {url}{path}", "-H 'Content-Type: application/json'", f"-d '{json.dumps(example)}'"]
-        if signed:
+        if path in openapi.PROVIDER_ENDPOINTS:
+            curl = ["python -m service send", "--queue" * (path == "/webhooks/{connection}"), "stripe"]
+        elif signed:
             curl[2:2] = [f"-H 'webhook-{name}: …'" for name in ("id", "timestamp", "signature")]
         parts += [
             f"<h2><code>POST {escape(path)}</code></h2><p>{escape(operations['post']['summary'])}</p>",
-            f"<pre>{escape(' '.join(curl))}</pre>",
+            f"<pre>{escape(' '.join(filter(None, curl)))}</pre>",
             _table(("Status", "Meaning"), [(s, a["description"]) for s, a in operations["post"]["responses"].items()]),
         ]
     for name, schema in schemas.items():

@@ -1,9 +1,10 @@
 """The OpenAPI 3.1 document of the public endpoints, made of the types that validate and answer."""
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, get_type_hints
 
-from pydantic import create_model
+from pydantic import BaseModel, Field, create_model
 from pydantic.json_schema import models_json_schema
 
 from service.adapters.direct import PaymentRequest
@@ -13,6 +14,10 @@ from service.problems import ProblemDetails
 PLAIN_ENDPOINTS = {
     "/webhooks-sync/payments": "Apply a payment event now and see what it made of its invoice.",
     "/webhooks/payments": "Store a payment event; a listener applies it within milliseconds.",
+}
+PROVIDER_ENDPOINTS = {
+    "/webhooks-sync/{connection}": "A provider's own webhook, applied now; queued where that cannot be.",
+    "/webhooks/{connection}": "A provider's own webhook, stored; a listener applies it within milliseconds.",
 }
 ANSWERS = {
     "200": "Applied, or a duplicate of what is applied or queued already. Committed.",
@@ -28,6 +33,25 @@ ANSWERS = {
     "500": "A trigger of the database's owner raised; nothing was stored.",
     "503": "Not committed as far as we know. Send it again after Retry-After seconds: it is applied once.",
 }
+CONNECTION = {"type": "string", "pattern": "^[a-z0-9_-]{1,63}$", "examples": ["stripe"]}
+PROVIDER_ANSWERS = {
+    "200": "Authentic and stored, whatever it is: what became of each event in it. Committed.",
+    "400": "Not a plain request.",
+    "401": "The signature is missing, too old, or does not cover these very bytes.",
+    "404": "No such connection is configured.",
+    "408": "The body took too long.",
+    "413": "The body is too large.",
+    "415": "Compressed.",
+    "503": "Not committed as far as we know. It is applied once, however often it is sent.",
+}
+
+
+class ProviderReport(BaseModel):
+    """What became of the events of a provider's webhook; none of them, where no money moved."""
+
+    outcomes: Sequence[str] = Field(
+        description="applied, queued, duplicate, parked, conflict, dead, linked, or the reason of a dead letter."
+    )
 
 
 def document(*, signed: bool) -> dict[str, Any]:
@@ -39,7 +63,12 @@ def document(*, signed: bool) -> dict[str, Any]:
     about = "What became of the event, and its invoice now (minor units)."
     result = create_model("PaymentResult", __doc__=about, **optional)
     _, schemas = models_json_schema(
-        [(PaymentRequest, "validation"), (result, "serialization"), (ProblemDetails, "serialization")],
+        [
+            (PaymentRequest, "validation"),
+            (result, "serialization"),
+            (ProviderReport, "serialization"),
+            (ProblemDetails, "serialization"),
+        ],
         ref_template="#/components/schemas/{model}",
     )
     return {
@@ -49,9 +78,8 @@ def document(*, signed: bool) -> dict[str, Any]:
             "version": version("payment-webhooks"),
             "description": "Each payment event reaches its invoice exactly once. A 2xx is sent after its commit.",
         },
-        "paths": {
-            path: {"post": _operation(path, summary, signed=signed)} for path, summary in PLAIN_ENDPOINTS.items()
-        },
+        "paths": {path: {"post": _operation(path, summary, signed=signed)} for path, summary in PLAIN_ENDPOINTS.items()}
+        | {path: {"post": _provider_operation(path, summary)} for path, summary in PROVIDER_ENDPOINTS.items()},
         "components": {"schemas": schemas["$defs"]},
     }
 
@@ -66,14 +94,24 @@ def _operation(path: str, summary: str, *, signed: bool) -> dict[str, Any]:
         "summary": summary,
         "parameters": headers if signed else [],
         "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("PaymentRequest")}}},
-        "responses": {status: _answer(status, text) for status, text in ANSWERS.items()},
+        "responses": {status: _answer(status, text, "PaymentResult") for status, text in ANSWERS.items()},
     }
 
 
-def _answer(status: str, text: str) -> dict[str, Any]:
+def _provider_operation(path: str, summary: str) -> dict[str, Any]:
+    return {
+        "operationId": path.partition("/{")[0].strip("/"),
+        "summary": summary,
+        "parameters": [{"name": "connection", "in": "path", "required": True, "schema": CONNECTION}],
+        "requestBody": {"required": True, "content": {"*/*": {"schema": {"description": "As the provider sends it."}}}},
+        "responses": {status: _answer(status, text, "ProviderReport") for status, text in PROVIDER_ANSWERS.items()},
+    }
+
+
+def _answer(status: str, text: str, result: str) -> dict[str, Any]:
     good = status < "300"
     content_type = "application/json" if good else "application/problem+json"
-    schema = "PaymentResult" if good else "ProblemDetails"
+    schema = result if good else "ProblemDetails"
     answer: dict[str, Any] = {"description": text, "content": {content_type: {"schema": _ref(schema)}}}
     if status == "503":
         answer["headers"] = {"Retry-After": {"schema": {"type": "integer"}}}

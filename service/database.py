@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Self, TypeAlias
+from urllib.parse import parse_qs
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
@@ -18,10 +20,13 @@ CONNECT_TIMEOUT = 3.0
 CLOSE_TIMEOUT = 1.0
 """Seconds for a broken call to be cancelled in the server before its connection is cut."""
 STATEMENT_TIMEOUT = 5.0
-"""Seconds that a call of the listener may take; a batch that needs longer is halved."""
+"""Seconds that a call of the listener may take; a batch that needs longer is divided."""
+LOOK_TIMEOUT = 2.0
+"""Seconds that a look at everything that is parked, or a measurement of the queue, may keep the listener from work."""
 GATE_TIMEOUT = 2.0
 """Seconds that one about gate or watch may take, the first after a sleep: a network that died meanwhile shows there."""
 
+QUERY_CANCELED = "57014"
 # Not the call's fault, and it may succeed when tried again: broken connection, standby, deadlock, no resources, a lock
 # or a statement that took too long, shutdown, I/O. The last is a plan that a migration has outdated.
 _TRANSIENT = ("08", "25006", "40", "53", "55P03", "57", "58", "0A000")
@@ -113,6 +118,9 @@ class Session:
     own and nothing is prepared. Of several hosts the one that takes writes is used.
     """
 
+    role = "server"
+    """The role that its login has to be a member of."""
+
     def __init__(self, url: str, name: str):
         self.url = url
         self._name = name
@@ -159,7 +167,7 @@ class Session:
             state = error.sqlstate or ""
             if not state.startswith(_TRANSIENT):
                 raise RejectedError(error.sqlstate, error.constraint_name) from None
-            if not state.startswith(("40", "55P03")):
+            if not state.startswith(("40", "55P03", QUERY_CANCELED)):
                 self.give_up()
             raise UnavailableError(type(error).__name__, error.sqlstate) from None
         except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
@@ -212,7 +220,7 @@ class Session:
         except RejectedError as error:
             if error.sqlstate == "42883":  # undefined function
                 return "the database is not migrated; run dbmate up"
-            return f"the database refuses this login ({error}); grant it the role <database>_<schema>_server"
+            return f"the database refuses this login ({error}); grant it the role <database>_<schema>_{self.role}"
         if version < newest_version():
             return f"the database stands at migration {version}; run dbmate up to {newest_version()}"
         return None
@@ -268,6 +276,8 @@ class QueueSession(Session):
     Every call raises UnavailableError or RejectedError.
     """
 
+    role = "listener"
+
     def __init__(self, url: str, name: str, hear: Callable[[str], None], lost: Callable[[], None]):
         super().__init__(url, name)
         self._hear = hear
@@ -280,15 +290,36 @@ class QueueSession(Session):
         connection = await super()._connect()
         self.opened += 1
         if not self.pooled:
-            # A backend whose client has vanished must not keep the watch or a claim.
-            await connection.execute(_WATCHFUL)
-            if self._backend is not None:  # where the network swallowed our farewell, it still holds the watch
-                await connection.execute(_END_BACKEND, *self._backend)
-            pid = connection.get_server_pid()
-            started = await connection.fetchval("select backend_start from pg_stat_activity where pid = $1", pid)
-            self._backend = (pid, started)
-            connection.add_termination_listener(lambda _: self._lost())
+            try:
+                await self._set_up(connection)
+            except BaseException:
+                connection.terminate()
+                raise
         return connection
+
+    async def _set_up(self, connection: Connection) -> None:
+        # A backend whose client has vanished must not keep the watch or a claim.
+        await connection.execute(_WATCHFUL)
+        if self._backend is not None:  # where the network swallowed our farewell, it still holds the watch
+            await connection.execute(_END_BACKEND, *self._backend)
+        pid = connection.get_server_pid()
+        started = await connection.fetchval("select backend_start from pg_stat_activity where pid = $1", pid)
+        self._backend = (pid, started)
+        connection.add_termination_listener(lambda _: self._lost())
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection is there still, after an error."""
+        return self._connection is not None
+
+    @property
+    def place(self) -> dict[str, str]:
+        """Host and database as the URL names them; nothing where a password might be mistaken for them."""
+        named = _PLACE.fullmatch(self.url)
+        if named is None:
+            return {}
+        host = named["host"] or ",".join(parse_qs(named["query"] or "").get("host", ()))
+        return {"host": host, "database": named["database"] or ""}
 
     async def connection(self) -> Connection:
         """As Session.connection(), within STATEMENT_TIMEOUT."""
@@ -301,12 +332,34 @@ class QueueSession(Session):
             async with asyncio.timeout(seconds):
                 yield
         except TimeoutError:
-            raise UnavailableError(f"no answer within {seconds:g} s") from None
+            raise UnavailableError(f"no answer within {seconds:g} s", QUERY_CANCELED) from None
 
     async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """As Session.fetch(), within STATEMENT_TIMEOUT."""
         async with self._timed():
             return await super().fetch(query, *arguments)
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self, seconds: float = STATEMENT_TIMEOUT) -> AsyncIterator[Connection]:
+        """The connection in a transaction of several statements, all within `seconds`."""
+        connection = await self.connection()
+        transaction = connection.transaction()
+        async with self._timed(seconds), self._guard():
+            await transaction.start()
+            try:
+                yield connection
+            except asyncpg.PostgresError:  # not when cancelled: over a dead network the rollback would wait for ever
+                if not connection.is_closed():
+                    await transaction.rollback()
+                raise
+            await transaction.commit()
+
+    async def _look(self, query: str, *arguments: object) -> asyncpg.Record:
+        """The row of a query that PostgreSQL ends after LOOK_TIMEOUT; watch, gate and LISTEN survive that."""
+        async with self._transaction() as connection:
+            await connection.execute(f"set local statement_timeout = '{LOOK_TIMEOUT} s'")
+            [row] = await connection.fetch(query, *arguments)
+        return row
 
     async def _ask(self, query: str, *arguments: object) -> Any:
         return (await self.fetch(query, *arguments))[0][0]
@@ -340,32 +393,27 @@ class QueueSession(Session):
             await self._ask("select open_queue_gate()")
 
     async def health(self) -> QueueHealth:
-        """queue_health."""
-        return QueueHealth._make((await self.fetch(_HEALTH))[0])
+        """queue_health, or UnavailableError after LOOK_TIMEOUT."""
+        return QueueHealth._make(await self._look(_HEALTH))
 
     async def process(self, size: int, after: int, *, max_attempts: int, park_days: int) -> Batch:
         """process_payment_queue() for events that have not failed yet: claim and apply in one statement."""
         return Batch._make((await self.fetch(_PROCESS, size, after, max_attempts, park_days))[0])
 
+    async def release(self, size: int, *, max_attempts: int, park_days: int) -> Batch:
+        """As process(), then the look at parked events, where fewer than `size` were due; LOOK_TIMEOUT for both."""
+        return Batch._make(await self._look(_PROCESS, size, 0, max_attempts, park_days))
+
     async def claim_and_process(
-        self, claimed: list[int], size: int, after: int, *, retries: bool, max_attempts: int
+        self, claimed: list[int], size: int, after: int, *, retries: bool, max_attempts: int, seconds: float
     ) -> Batch:
         """As process(), for fresh events or for those that failed before, in two statements of one transaction.
 
         The ids go into `claimed` before anything is applied, so they are known when this raises.
         """
-        connection = await self.connection()
-        transaction = connection.transaction()
-        async with self._timed(), self._guard():
-            await transaction.start()
-            try:
-                claimed += await connection.fetchval("select claim_payment_events($1, $2, $3)", size, after, retries)
-                row = await connection.fetchrow(_PROCESS_CLAIMED, claimed, max_attempts)
-            except asyncpg.PostgresError:  # not when cancelled: over a dead network the rollback would wait for ever
-                if not connection.is_closed():
-                    await transaction.rollback()
-                raise
-            await transaction.commit()
+        async with self._transaction(seconds) as connection:
+            claimed += await connection.fetchval("select claim_payment_events($1, $2, $3)", size, after, retries)
+            row = await connection.fetchrow(_PROCESS_CLAIMED, claimed, max_attempts)
         return Batch._make((*(row or ()), 0, max(claimed, default=None)))
 
     async def fail(self, event: int, error: str, max_attempts: int) -> bool:
@@ -373,6 +421,7 @@ class QueueSession(Session):
         return bool(await self._ask("select fail_payment_event($1, $2, $3)", event, error, max_attempts))
 
 
+_PLACE = re.compile(r"\w+://(?:[^@/?#]*@)?(?P<host>[^@/?#]*)(?:/(?P<database>[^@/?#]*))?(?:[?](?P<query>[^@#]*))?")
 _WATCHFUL = """
     set tcp_keepalives_idle = 5;
     set tcp_keepalives_interval = 2;

@@ -14,7 +14,14 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from service import admin, process
-from service.database import Batch, QueueSession, RejectedError, UnavailableError
+from service.database import (
+    QUERY_CANCELED,
+    STATEMENT_TIMEOUT,
+    Batch,
+    QueueSession,
+    RejectedError,
+    UnavailableError,
+)
 from service.settings import Settings
 
 LINGER = 0.010
@@ -31,12 +38,21 @@ BACKOFF = (0.05, 1.0)
 """Seconds between two tries to reach the database: the first pause, and the longest."""
 LOOK_BACK = 10_000
 """Ids below the last one claimed that a quick look covers: transactions do not commit in the order of their ids."""
-FULL_LOOK_SHARE = 10
-"""A look from the first id on, over all that vacuum has left, may come once in so many times what the last one took."""
+SHARE = 10
+"""What may take long (a look from the first id on, over all that vacuum has left, or at parked events; measuring the
+queue; a retry that spoils its transaction) may come once in so many times what it took last."""
+NARROWING = 16
+"""A batch that fails as a whole is divided by this, and again, until the event that does it is claimed alone."""
+NARROWING_TIMEOUT = 1.0
+"""Seconds for such a part; an event alone has all of STATEMENT_TIMEOUT."""
+LOSSES = 3
+"""Connections lost in a row over the same event, alone in its transaction, that are its own fault and no restart."""
 HELP = "help"
 """Payload of the NOTIFY that calls the listeners in reserve."""
-ALL, ALL_AND_PARKED = -1, 0
-"""The ids to start after for a look at everything; process_payment_queue() looks at parked events only after 0."""
+ALL = -1
+"""The id to start after for a look at everything; process_payment_queue() looks at parked events only after 0."""
+TRIED_AGAIN = "it is tried again by itself; select * from waiting_events"
+DEAD = "select * from open_dead_letters; mend the cause, then select retry_dead_letter(id)"
 
 _log = structlog.get_logger()
 _events = Counter("payment_webhooks_events", "Queued events by what became of them", ["outcome"])
@@ -54,22 +70,25 @@ class Listener:
         self.settings = settings
         self._stop = stop
         self._woken = asyncio.Event()
+        self._cause = ""  # of the last wake
         self._echo = asyncio.Event()
         self._token = ""
         self.session = QueueSession(
-            settings.required_database_url, "payment_webhooks listener", self._hear, self._woken.set
+            settings.required_database_url, "payment_webhooks listener", self._hear, lambda: self._wake("lost")
         )
         self.watching = False
-        self._arrived = 0  # the session's connection that we have set up
+        self._counted = self._arrived = 0  # the session's connections: those in the metric; the one that we have set up
         self._unready: str | None = "not connected yet"
         self._last_poll = -math.inf
         self._next_poll = -math.inf
         self._next_retry = math.inf
         self._retry_pause = FIRST_RETRY
-        self._next_full = -math.inf
+        self._spoilt_until = -math.inf  # when retries may go on after one spoilt its transaction
+        self._next_full = self._next_release = self._next_measure = -math.inf
         self._linger_until = -math.inf
         self._mark = 0  # the highest id claimed
         self._suspects = {False: 0, True: 0}  # by whether they failed before: how many events one of which did it
+        self._losses = (0, 0)  # the event that was alone when the connection was last lost, and how often in a row
         self._blamed: tuple[int, str] | None = None
         self._polls_only = False
 
@@ -77,7 +96,11 @@ class Listener:
         if payload == self._token:
             self._echo.set()
         elif payload == ("" if self.watching else HELP):
-            self._woken.set()
+            self._wake("notify")
+
+    def _wake(self, cause: str) -> None:
+        self._cause = cause
+        self._woken.set()
 
     async def run(self) -> None:
         """Work until the stop event; what goes wrong with the database is logged, and tried again."""
@@ -85,10 +108,11 @@ class Listener:
         pause = 0.0
         try:
             while not self._stop.is_set():
+                looked = self._last_poll
                 try:
                     await self.run_once()
                 except (UnavailableError, RejectedError) as error:
-                    pause = await self._back_off(error, pause)
+                    pause = await self._back_off(error, pause if looked == self._last_poll else 0.0)
                 else:
                     if pause:
                         _log.info("database_available")
@@ -100,11 +124,12 @@ class Listener:
 
     async def _wake_at_stop(self) -> None:
         await self._stop.wait()
-        self._woken.set()
+        self._wake("stop")
 
     async def _back_off(self, error: UnavailableError | RejectedError, pause: float) -> float:
         if not pause:
             _log.warning("database_unavailable", error=str(error), sqlstate=error.sqlstate)
+        self._next_poll = -math.inf  # this may have cut one short
         self._unready = self._unready or f"the database cannot be reached ({error})"
         pause = min(2 * pause, BACKOFF[1]) or BACKOFF[0]
         with contextlib.suppress(TimeoutError):
@@ -156,7 +181,8 @@ class Listener:
     async def _arrive(self) -> None:
         """Set up a new connection; what came while there was none is looked for at once."""
         self.watching = False
-        _connects.inc()
+        _connects.inc(self.session.opened - self._counted)
+        self._counted = self.session.opened
         self._unready = await self.session.unready()
         if self._unready is not None:
             raise UnavailableError(self._unready)
@@ -172,8 +198,7 @@ class Listener:
         self._next_poll = self._next_full = -math.inf
 
     async def _poll(self) -> int:
-        """Look at everything, parked events and retries included, measure the queue, and check that we hear."""
-        first = self._last_poll == -math.inf
+        """Look at everything, retries and parked events included, check that we hear, and measure the queue."""
         self._next_poll = _now() + self.settings.poll_interval
         if not self.session.pooled:
             if not self.watching:
@@ -181,20 +206,56 @@ class Listener:
                 if self.watching:
                     _log.info("listener_on_watch")
             _watch.set(self.watching)
-        health = await self.session.health()
+        self._next_full = -math.inf
+        found = await self._drain(retries=True) + await self._drain() + await self._release()
+        self._last_poll = _now()
+        if not self.session.pooled:
+            await self._check_hearing()  # after the work, so that a listener that stays deaf still does it
+        await self._measure()
+        return found
+
+    async def _release(self) -> int:
+        """Look at the parked events; should that fail, no event of the queue is to blame."""
+        started = _now()
+        if started < self._next_release:
+            return 0
+        try:
+            batch = await self.session.release(
+                self.settings.batch_size, max_attempts=self.settings.max_attempts, park_days=self.settings.park_days
+            )
+        except (UnavailableError, RejectedError) as error:
+            self._give_way(error, "parked_events_not_looked_at")
+            return 0
+        finally:
+            self._next_release = _now() + SHARE * (_now() - started)
+        if batch.released:
+            self._next_full = -math.inf  # they may have the oldest ids of all
+        self._count(batch)
+        return batch.claimed + batch.released
+
+    async def _measure(self) -> None:
+        started = _now()
+        if started < self._next_measure:
+            return
+        first = self._next_measure == -math.inf
+        try:
+            health = await self.session.health()
+        except (UnavailableError, RejectedError) as error:
+            self._give_way(error, "queue_not_measured")
+            return
+        finally:
+            self._next_measure = _now() + SHARE * (_now() - started)
         for state in ("queued", "retrying", "parked", "dead"):
             _waiting.labels(state).set(getattr(health, state))
         _overdue.set(health.longest_overdue.total_seconds())
         if first:
             _log.info("listener_connected", queued=health.queued, parked=health.parked, dead=health.dead)
-        batch, _ = await self._batch(ALL_AND_PARKED, retries=False)
-        if batch.released:
-            self._next_full = -math.inf  # they may have the oldest ids of all
-        found = batch.claimed + batch.released + await self._drain(retries=True)
-        self._last_poll = _now()
-        if not self.session.pooled:
-            await self._check_hearing()  # last, so that a listener that stays deaf still does its work
-        return found
+
+    def _give_way(self, error: UnavailableError | RejectedError, what: str) -> None:
+        """Log what need not keep us from work. Raises the error where the connection went with it."""
+        if not self.session.connected:
+            raise error
+        _log.warning(what, error=str(error), sqlstate=error.sqlstate, hint="explain analyze select * from queue_health")
 
     async def _check_hearing(self) -> None:
         """Hear a NOTIFY of our own, or give the connection up: LISTEN can be lost while queries succeed."""
@@ -220,7 +281,11 @@ class Listener:
     async def _drain(self, *, retries: bool = False) -> int:
         """Apply what is due until nothing is left, we are to stop, or the poll is due; return how much there was."""
         found, more, called = 0, True, False
-        while more and not self._stop.is_set() and _now() < self._next_poll:
+        while (
+            more
+            and not self._stop.is_set()
+            and (self._spoilt_until if retries else -math.inf) <= _now() < self._next_poll
+        ):
             full = retries or _now() >= self._next_full
             batch, more = await self._batch(ALL if full else max(ALL, self._mark - LOOK_BACK), retries=retries)
             found += batch.claimed
@@ -232,26 +297,30 @@ class Listener:
     async def _batch(self, after: int, *, retries: bool) -> tuple[Batch, bool]:
         """Apply a batch; also whether there may be more of the kind.
 
-        One that fails as a whole is halved from call to call until the event that does it is claimed alone.
+        One that fails as a whole is divided from call to call until the event that does it is claimed alone.
         """
         suspects = self._suspects[retries]
-        size = max(1, suspects // 2) if suspects else self.settings.batch_size
+        size = max(1, suspects // NARROWING) if suspects else self.settings.batch_size
+        seconds = NARROWING_TIMEOUT if suspects and size > 1 else STATEMENT_TIMEOUT
         claimed: list[int] = []
         started = _now()
         try:
             if suspects or retries:
                 batch = await self.session.claim_and_process(
-                    claimed, size, after, retries=retries, max_attempts=self.settings.max_attempts
+                    claimed, size, after, retries=retries, max_attempts=self.settings.max_attempts, seconds=seconds
                 )
             else:
                 batch = await self.session.process(
                     size, after, max_attempts=self.settings.max_attempts, park_days=self.settings.park_days
                 )
         except (UnavailableError, RejectedError) as error:
-            await self._suspect(error, claimed, size, retries=retries)
+            if retries:
+                self._spoilt_until = _now() + SHARE * (_now() - started)
+                self._next_retry = min(self._next_retry, self._spoilt_until)
+            await self._suspect(error, claimed, size, retries=retries, alone=seconds == STATEMENT_TIMEOUT)
             return Batch(*[0] * 7), True
-        if after <= 0 and not retries:
-            self._next_full = _now() + max(LINGER, FULL_LOOK_SHARE * (_now() - started))
+        if after == ALL and not retries:
+            self._next_full = _now() + max(LINGER, SHARE * (_now() - started))
         if batch.last_id is not None and not retries:
             self._mark = max(self._mark, batch.last_id)
         self._suspects[retries] = max(0, suspects - size) if batch.claimed == size else 0
@@ -259,25 +328,35 @@ class Listener:
         return batch, batch.claimed == size
 
     async def _suspect(
-        self, error: UnavailableError | RejectedError, claimed: list[int], size: int, *, retries: bool
+        self, error: UnavailableError | RejectedError, claimed: list[int], size: int, *, retries: bool, alone: bool
     ) -> None:
-        """Narrow down which event failed the batch. Raises the error if none did, or if the connection is gone."""
+        """Narrow down which event failed the batch. Raises the error if none did, or if it broke off.
+
+        `alone` says that an event that was claimed alone has had all the time that it may have.
+        """
         apart = retries or self._suspects[retries] > 0
         if not _is_the_batchs(error) or (apart and not claimed):
             if isinstance(error, RejectedError):
                 self._suspects[retries] = 0  # not even the claim succeeds
             raise error
         _log.warning("batch_failed", events=len(claimed) or size, error=str(error), sqlstate=error.sqlstate)
-        if len(claimed) == 1:
+        self._suspects[retries] = len(claimed) or size
+        if len(claimed) == 1 and alone and self._is_its_fault(error, claimed[0]):
             self._suspects[retries] = 0
             state = f" (SQLSTATE {error.sqlstate})" if isinstance(error, UnavailableError) and error.sqlstate else ""
             self._blamed = (claimed[0], f"its transaction failed as a whole: {error}{state}")
-        else:
-            self._suspects[retries] = len(claimed) or size
         if isinstance(error, UnavailableError):
             raise error
         if self._blamed is not None:
             await self._record_failure(*self._blamed)
+
+    def _is_its_fault(self, error: UnavailableError | RejectedError, event: int) -> bool:
+        """Whether the event that was alone is to blame; for a lost connection only if it loses one after another."""
+        if isinstance(error, RejectedError) or error.sqlstate == QUERY_CANCELED:
+            return True
+        last, times = self._losses
+        self._losses = (event, times + 1 if event == last else 1)
+        return self._losses[1] >= LOSSES
 
     async def _record_failure(self, event: int, error: str) -> None:
         try:
@@ -286,7 +365,7 @@ class Listener:
             self._blamed = None  # or nothing would be done ever again; the event will fail once more
             raise
         self._blamed = None
-        _log.warning("event_failed", id=event, error=error, dead=dead)
+        _log.warning("event_failed", id=event, error=error, dead=dead, hint=DEAD if dead else TRIED_AGAIN)
         _events.labels("failed").inc()
         _events.labels("dead").inc(dead)
         self._expect_retry()
@@ -297,7 +376,9 @@ class Listener:
         ):
             _events.labels(outcome).inc(number)
         if batch.failed or batch.dead:
-            _log.warning("events_failed", failed=batch.failed, dead=batch.dead)
+            _log.warning(
+                "events_failed", failed=batch.failed, dead=batch.dead, hint=DEAD if batch.dead else TRIED_AGAIN
+            )
         if batch.busy or batch.failed:
             self._expect_retry()
 
@@ -335,7 +416,7 @@ class Listener:
         except TimeoutError:
             _wakes.labels("poll" if until == self._next_poll else "retry").inc()
         else:
-            _wakes.labels("notify").inc()
+            _wakes.labels(self._cause).inc()
 
 
 def _is_the_batchs(error: UnavailableError | RejectedError) -> bool:
@@ -358,7 +439,12 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     listener = Listener(settings, stop)
     runner = await admin.start(settings, admin.health_routes(listener.unready))
     try:
-        _log.info("listener_started", admin_port=settings.admin_port, poll_interval=settings.poll_interval)
+        _log.info(
+            "listener_started",
+            **listener.session.place,
+            admin_port=settings.admin_port,
+            poll_interval=settings.poll_interval,
+        )
         await listener.run()
     finally:
         await runner.cleanup()

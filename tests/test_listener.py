@@ -16,7 +16,8 @@ import asyncpg
 import pytest
 
 from service import embedded, migrate
-from service.listener import Listener
+from service.database import QueueSession, RejectedError
+from service.listener import LOSSES, Listener
 from service.settings import Settings
 from tests import calls, sessions
 from tests.calls import Event, add_invoice, assert_consistent, whereabouts
@@ -234,6 +235,9 @@ POISON = """
         execute function poison();
 """
 DEFERRED = "deferrable initially deferred"
+STATEMENT_TIMEOUT = (
+    "do $$ begin execute format('alter database %I set statement_timeout = 200', current_database()); end $$"
+)
 
 
 @pytest.mark.parametrize(
@@ -256,9 +260,7 @@ async def test_an_event_that_spoils_every_batch_ends_alone_and_dead(
     await add_invoice(db, 666)
     await db.execute(POISON.format(what=what, when=when))
     if "sleep(9)" in what:
-        await db.execute(
-            "do $$ begin execute format('alter database %I set statement_timeout = 200', current_database()); end $$"
-        )
+        await db.execute(STATEMENT_TIMEOUT)
     events = [Event(f"e{number}", 1, 1) for number in range(600)]
     events[333] = Event("poison", 666, 1)
     await calls.enqueue_all(db, events)
@@ -270,6 +272,122 @@ async def test_an_event_that_spoils_every_batch_ends_alone_and_dead(
         ("attempts_exhausted", error)
     ]
     await assert_consistent(db)
+
+
+@contextlib.asynccontextmanager
+async def logged(capsys: pytest.CaptureFixture[str], url: str, **values: Any) -> AsyncIterator[list[str]]:
+    """A listener, and at the end the lines that it logged."""
+    lines: list[str] = []
+    async with listening(url, **values):
+        yield lines
+    lines += capsys.readouterr().out.splitlines()
+
+
+SLOW_HEALTH = """
+    create or replace view queue_health as
+    select queued + length(pg_sleep(60)::text) as queued, retrying, longest_overdue, parked, parked_since, dead
+    from (select 0::bigint queued, 0::bigint retrying, interval '0' longest_overdue, 0::bigint parked,
+                 null::timestamptz parked_since, 0::bigint dead) h
+"""
+
+
+async def test_a_slow_measurement_costs_work_two_seconds_at_most(
+    database_url: str, db: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await db.execute(SLOW_HEALTH)
+    await enqueue(db, *(f"e{number}" for number in range(1000)))
+    async with logged(capsys, database_url, poll_interval=0.5) as lines:
+        assert await db.fetchval("select count(*) from payments") == 1000
+        took = [await seconds_to_apply(db, f"next{number}") for number in range(10)]
+        watch = await db.fetchval(WATCH)
+        await sessions.until(lambda: db.fetchval(f"select exists (select {BACKENDS} and state = 'idle')"))
+        took += [await seconds_to_apply(db, f"more{number}") for number in range(20)]
+        assert await db.fetchval(WATCH) == watch
+    assert max(took) < 2.5
+    assert sorted(took)[15] < 0.1
+    assert sum("queue_not_measured" in line for line in lines) == 1
+
+
+async def test_a_look_at_parked_events_that_takes_too_long_is_blamed_on_no_event(
+    database_url: str, db: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await db.execute("""
+        create or replace function find_released_events(p_ids bigint[] default null) returns bigint[]
+        language plpgsql as $$ begin perform pg_sleep(60); return '{}'; end $$
+    """)
+    async with logged(capsys, database_url, poll_interval=0.5) as lines:
+        assert max([await seconds_to_apply(db, f"e{number}") for number in range(50)]) < 2.5
+        watch = await db.fetchval(WATCH)
+        assert await seconds_to_apply(db, "e") < 0.5
+        assert await db.fetchval(WATCH) == watch
+    assert sum("parked_events_not_looked_at" in line for line in lines) == 1
+    assert not any("batch_failed" in line for line in lines)
+
+
+async def test_an_event_that_hangs_costs_three_time_outs_until_it_stands_alone(
+    database_url: str, db: Connection, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await add_invoice(db, 666)
+    await db.execute(POISON.format(what="perform pg_sleep(9);", when=""))
+    await db.execute(STATEMENT_TIMEOUT)
+    events = [Event(f"e{number}", 1, 1) for number in range(1200)]
+    events[5] = Event("poison", 666, 1)
+    await calls.enqueue_all(db, events)
+    async with logged(capsys, database_url, poll_interval=HOUR, max_attempts=1) as lines:
+        await sessions.until(lambda: db.fetchval("select count(*) = 1199 from payments"))
+        await sessions.until(lambda: db.fetchval("select exists (select from open_dead_letters)"))
+    assert [line.partition("events=")[2].split()[0] for line in lines if "batch_failed" in line] == ["500", "31", "1"]
+    [failed] = [line for line in lines if "event_failed" in line]
+    assert "retry_dead_letter" in failed
+
+
+async def test_a_restart_counts_no_attempt_against_the_event_in_hand(database_url: str, db: Connection) -> None:
+    await db.execute(sessions.HOLD_AT_ONCE)
+    await db.execute("select pg_advisory_lock(4711)")
+    in_hand = f"select pid {BACKENDS} and wait_event = 'advisory' and query like '%process%'"
+    async with listening(database_url, poll_interval=HOUR, batch_size=1):
+        await enqueue(db, "e1")
+        for _ in range(LOSSES):
+            await sessions.until(lambda: db.fetchval(in_hand))
+            await db.execute(f"select pg_terminate_backend(pid, 1000) {BACKENDS}")
+        await sessions.until(lambda: db.fetchval(in_hand))
+        assert await db.fetchval("select attempts from payment_queue") == 0
+        await db.execute("select pg_advisory_unlock(4711)")
+        await applied(db)
+
+
+async def test_a_connection_whose_set_up_fails_is_closed(database_url: str, db: Connection, connect: Any) -> None:
+    other = await connect()
+    login = f"login_{random.randrange(10**9)}"  # noqa: S311 - a name; roles belong to the cluster
+    await db.execute(f"create role {login} login in role pg_read_all_stats")
+    started = "select backend_start from pg_stat_activity where pid = $1"
+    try:
+        session = QueueSession(
+            database_url.replace("postgres@", f"{login}@"), "payment_webhooks listener", print, lambda: None
+        )
+        session._backend = (other.get_server_pid(), await db.fetchval(started, other.get_server_pid()))
+        with pytest.raises(RejectedError):  # a superuser's, which this login must not end
+            await session.connection()
+        await sessions.until(lambda: db.fetchval(f"select count(*) = 0 {BACKENDS}"))
+    finally:
+        await db.execute(f"drop role {login}")
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("postgresql://user:secret@db.example:5433/payments?sslmode=require", ("db.example:5433", "payments")),
+        ("postgresql://user@one:5432,two:5432/payments", ("one:5432,two:5432", "payments")),
+        ("postgres:///payments?host=%2Frun%2Fpg&password=secret", ("/run/pg", "payments")),
+        ("postgres://user:secret@[::1]", ("[::1]", "")),
+        ("postgres://user:sec/secret@host/payments", ()),
+        ("postgres://user:sec?secret@host/payments", ()),
+        ("postgres://user:sec#secret@host/payments", ()),
+        ("postgres://user:sec@secret@host/payments", ()),
+    ],
+)
+def test_a_log_line_names_host_and_database_and_never_the_password(url: str, place: tuple[str, ...]) -> None:
+    assert tuple(QueueSession(url, "", print, lambda: None).place.values()) == place
 
 
 async def test_sigterm_lets_the_batch_commit_and_leaves_nothing_locked(database_url: str, db: Connection) -> None:
@@ -424,6 +542,7 @@ async def test_every_event_is_applied_once_whatever_is_killed(tmp_path: Path, bi
         await applied(db)
         assert time.perf_counter() - started < 3
         for process in processes:
+            await ready(process)
             assert (await process.end())[0] == 0
         assert await sessions.paid(db) == len(sent) == await db.fetchval("select count(*) from payments")
         assert await db.fetchval(HELD) == 0

@@ -78,6 +78,7 @@ class Listener:
         )
         self.watching = False
         self._counted = self._arrived = 0  # the session's connections: those in the metric; the one that we have set up
+        self._pause = 0.0  # the last one before the database was tried again; 0 once a batch succeeded
         self._unready: str | None = "not connected yet"
         self._last_poll = -math.inf
         self._next_poll = -math.inf
@@ -105,18 +106,12 @@ class Listener:
     async def run(self) -> None:
         """Work until the stop event; what goes wrong with the database is logged, and tried again."""
         stopping = asyncio.create_task(self._wake_at_stop())
-        pause = 0.0
         try:
             while not self._stop.is_set():
-                looked = self._last_poll
                 try:
                     await self.run_once()
                 except (UnavailableError, RejectedError) as error:
-                    pause = await self._back_off(error, pause if looked == self._last_poll else 0.0)
-                else:
-                    if pause:
-                        _log.info("database_available")
-                    pause = 0.0
+                    await self._back_off(error)
         finally:
             stopping.cancel()
             _watch.set(0)
@@ -126,15 +121,14 @@ class Listener:
         await self._stop.wait()
         self._wake("stop")
 
-    async def _back_off(self, error: UnavailableError | RejectedError, pause: float) -> float:
-        if not pause:
+    async def _back_off(self, error: UnavailableError | RejectedError) -> None:
+        if not self._pause:
             _log.warning("database_unavailable", error=str(error), sqlstate=error.sqlstate)
         self._next_poll = -math.inf  # this may have cut one short
         self._unready = self._unready or f"the database cannot be reached ({error})"
-        pause = min(2 * pause, BACKOFF[1]) or BACKOFF[0]
+        self._pause = min(2 * self._pause, BACKOFF[1]) or BACKOFF[0]
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stop.wait(), pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-        return pause
+            await asyncio.wait_for(self._stop.wait(), self._pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
 
     async def run_once(self) -> None:
         """Look once at whatever is due, apply it, and sleep if nothing is. Raises UnavailableError, RejectedError."""
@@ -319,6 +313,9 @@ class Listener:
                 self._next_retry = min(self._next_retry, self._spoilt_until)
             await self._suspect(error, claimed, size, retries=retries, alone=seconds == STATEMENT_TIMEOUT)
             return Batch(*[0] * 7), True
+        if self._pause:
+            _log.info("database_available")
+            self._pause = 0.0
         if after == ALL and not retries:
             self._next_full = _now() + max(LINGER, SHARE * (_now() - started))
         if batch.last_id is not None and not retries:

@@ -21,6 +21,7 @@ from service.adapters.adapter import Adapter
 from service.environment import SettingsError, explained, secret_file, variable
 
 ADAPTERS = {
+    "adyen": "Adyen",
     "stripe": "Stripe",
 }
 """Each adapter's module under service.adapters, and its class there."""

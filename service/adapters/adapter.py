@@ -65,6 +65,7 @@ def _pointer(pointer: str) -> str:
 
 Secret: TypeAlias = Annotated[str, AfterValidator(_long_enough)]
 Secrets: TypeAlias = Annotated[tuple[Secret, ...], BeforeValidator(_listed), Field(min_length=1, repr=False)]
+Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Pointers: TypeAlias = Annotated[tuple[Annotated[str, AfterValidator(_pointer)], ...], BeforeValidator(_listed)]
 
 

@@ -1,0 +1,138 @@
+"""Adyen: https://docs.adyen.com/development-resources/webhooks and https://docs.adyen.com/api-explorer/Webhooks/1/overview.
+
+AUTHORISATION posts a payment, or CAPTURE where payments are captured by hand. What follows finds its invoice through
+the payment's pspReference: the merchantReference of a capture or a refund may be one of its own.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import ClassVar
+
+from pydantic import field_validator
+
+from service.adapters import money, strict_json
+from service.adapters.adapter import Adapter, Delivery, Names, Pointers, as_json, is_any_of, mac
+from service.adapters.payload import Payload, UnusableError
+from service.database import Link, PaymentEvent
+
+EXPONENTS = {"CLP": 2, "CVE": 0, "IDR": 0, "ISK": 2}
+"""Where Adyen's decimals differ from ISO 4217 (https://docs.adyen.com/development-resources/currency-codes)."""
+MOVEMENTS = {
+    "AUTHORISATION": ("payment", ""),
+    "CAPTURE": ("payment", ""),
+    "CAPTURE_FAILED": ("payment_reversal", ""),
+    "CANCELLATION": ("payment_reversal", ""),
+    "TECHNICAL_CANCEL": ("payment_reversal", ""),
+    "CANCEL_OR_REFUND": ("refund", ""),
+    "REFUND": ("refund", ""),
+    "REFUND_FAILED": ("refund_reversal", ""),
+    "REFUNDED_REVERSED": ("refund_reversal", ""),
+    "CHARGEBACK": ("chargeback", "/1"),
+    "CHARGEBACK_REVERSED": ("chargeback_reversal", "/1"),
+    "SECOND_CHARGEBACK": ("chargeback", "/2"),
+}
+"""The kind of each eventCode, and its stage, since all events of a dispute have one pspReference."""
+
+SIGNED = ("pspReference", "originalReference", "merchantAccountCode", "amount/currency", "eventCode", "success")
+"""What is signed beside merchantReference and the amount. Whoever has an item can change all else, as paymentMethod."""
+
+
+class Adyen(Adapter):
+    """`webhook_secrets` are the HMAC keys of the standard webhook, in hex, as the Customer Area shows them."""
+
+    answer: ClassVar[bytes] = b"[accepted]"
+
+    invoice: Pointers = ("/merchantReference",)
+    manual_capture: Names = ()
+    """The payment methods that are captured by hand, spelled as paymentMethod is; `*` for all. As Adyen does not sign
+    paymentMethod, give merchant accounts that capture differently a connection each, without or with `*`."""
+
+    @field_validator("webhook_secrets")
+    @classmethod
+    def _are_hex(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.fullmatch("([0-9A-Fa-f]{2}){16,}", key) for key in keys):
+            raise ValueError("expected HMAC keys in hex digits, as the Customer Area shows them")
+        return keys
+
+    async def is_authentic(self, delivery: Delivery) -> bool:
+        try:
+            items = self.items(delivery.body)
+            return bool(items) and all(self._is_signed(item) for item in items)
+        except (strict_json.JsonError, UnusableError):
+            return False
+
+    def _is_signed(self, item: Payload) -> bool:
+        given = item.text("/additionalData/hmacSignature")
+        return is_any_of((given,), [_signature(key, item) for key in self.webhook_secrets])
+
+    def sign(self, body: bytes, now: float) -> dict[str, str]:  # noqa: ARG002 - a sample is signed within
+        return {}
+
+    def sample(self, invoice: str, amount: int, currency: str) -> bytes:
+        item = {
+            "eventCode": "CAPTURE" if "*" in self.manual_capture else "AUTHORISATION", "success": "true",
+            "pspReference": f"SAMPLE{invoice}", "merchantAccountCode": self.account, "merchantReference": invoice,
+            "paymentMethod": "sample", "amount": {"value": amount, "currency": currency},
+        }  # fmt: skip
+        item["additionalData"] = {"hmacSignature": _signature(self.webhook_secrets[0], Payload(item))}
+        live = "true" if self.mode == "live" else "false"
+        return as_json({"live": live, "notificationItems": [{"NotificationRequestItem": item}]})
+
+    def items(self, body: bytes) -> list[Payload]:
+        payload = Payload(strict_json.parse(body))
+        items = [part.part("/NotificationRequestItem") for part in payload.parts("/notificationItems")]
+        for item in items:
+            if not isinstance(item.value, dict):
+                raise item.unreadable("", "a JSON object")
+        return [Payload(item.value | {"live": payload.get("/live")}, item.at) for item in items]
+
+    def translate(self, item: Payload) -> Iterable[PaymentEvent | Link]:
+        code, psp = item.text("/eventCode"), item.text("/pspReference")
+        kind, stage = MOVEMENTS.get(code, ("", ""))
+        if not kind or item.get("/success") != "true":
+            return
+        self.require_mode(live=item.text("/live") == "true")
+        self.require_account(item.get("/merchantAccountCode"))
+        by_hand = "*" in self.manual_capture or (
+            self.manual_capture != () and item.text("/paymentMethod") in self.manual_capture
+        )
+        if code == "CANCEL_OR_REFUND" and item.text("/additionalData/modification.action") == "cancel":
+            kind = "payment_reversal"
+        if by_hand and code == "AUTHORISATION":
+            yield from self.links(item, psp)
+        elif by_hand:
+            if kind != "payment_reversal" or code == "CAPTURE_FAILED":  # what is canceled was never captured
+                yield self._movement(item, kind, psp + stage, by_hand=True)
+        elif code != "CAPTURE" and (code != "AUTHORISATION" or item.get("/amount/value") != 0):
+            reference = item.text("/originalReference") if kind == "payment_reversal" else psp + stage
+            yield self._movement(item, kind, reference, by_hand=False)
+
+    def _movement(self, item: Payload, kind: str, reference: str, *, by_hand: bool) -> PaymentEvent:
+        code, psp = item.get("/eventCode"), item.get("/pspReference")
+        original = item.optional_text("/originalReference")
+        if original is None and "CHARGEBACK" in code:  # unless Adyen is asked to name both, it names the payment alone
+            original = psp
+        got = money.from_minor(item.get("/amount/value"), item.get("/amount/currency"), EXPONENTS)
+        parent = None if kind == "payment" else original
+        event = self.event(item, f"{psp}:{code}:true", kind, got, reference, parent=parent, time="/eventDate")
+        if code == "AUTHORISATION" or original is None:
+            return event
+        return event._replace(invoice_id=None, invoice_reference=original if by_hand else None)
+
+
+def _signature(key: str, item: Payload) -> str:
+    """The signature of an item. Raises UnusableError.
+
+    Nothing is escaped in what is signed: if more than the merchantReference held a colon, or the amount were not an
+    integer, different items would have the same signature.
+    """
+    amount, reference = item.get("/amount/value"), item.get("/merchantReference")
+    others = [item.get(f"/{field}") for field in SIGNED]
+    plain = [text or "" for text in others if text is None or (isinstance(text, str) and ":" not in text)]
+    whole = amount is None or (isinstance(amount, int) and not isinstance(amount, bool))
+    if len(plain) < len(others) or not whole or not isinstance(reference, str | None):
+        raise item.unreadable("", "what Adyen signs")
+    psp, original, account, currency, code, success = plain
+    value = "" if amount is None else amount
+    message = f"{psp}:{original}:{account}:{reference or ''}:{value}:{currency}:{code}:{success}"
+    return mac(bytes.fromhex(key), message.encode("utf-8", "surrogatepass"), encoding="base64")

@@ -22,6 +22,7 @@ from service.environment import SettingsError, explained, secret_file, variable
 
 ADAPTERS = {
     "adyen": "Adyen",
+    "square": "Square",
     "stripe": "Stripe",
 }
 """Each adapter's module under service.adapters, and its class there."""

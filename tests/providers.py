@@ -13,6 +13,10 @@ from service.connections import adapter as adapter_class
 NOW = 1_790_000_000.0
 EXAMPLES: dict[str, dict[str, Any]] = {
     "adyen": {"webhook_secrets": ["0123456789ABCDEF" * 4, "FEDCBA9876543210" * 4]},
+    "square": {
+        "webhook_secrets": ["first_signature_key", "second_signature_key"],
+        "notification_url": "https://pay.example.com/webhooks/square",
+    },
     "stripe": {"webhook_secrets": ["whsec_first_secret", "whsec_second_secret"]},
 }
 """Settings for each adapter whose signatures a test can make: two secrets, as while one replaces the other."""

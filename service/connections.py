@@ -22,6 +22,7 @@ from service.environment import SettingsError, explained, secret_file, variable
 
 ADAPTERS = {
     "adyen": "Adyen",
+    "checkout": "Checkout",
     "square": "Square",
     "stripe": "Stripe",
 }

@@ -13,6 +13,7 @@ from service.connections import adapter as adapter_class
 NOW = 1_790_000_000.0
 EXAMPLES: dict[str, dict[str, Any]] = {
     "adyen": {"webhook_secrets": ["0123456789ABCDEF" * 4, "FEDCBA9876543210" * 4]},
+    "checkout": {"webhook_secrets": ["first_signature_key", "second_signature_key"]},
     "square": {
         "webhook_secrets": ["first_signature_key", "second_signature_key"],
         "notification_url": "https://pay.example.com/webhooks/square",

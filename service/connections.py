@@ -24,6 +24,7 @@ ADAPTERS = {
     "adyen": "Adyen",
     "checkout": "Checkout",
     "square": "Square",
+    "razorpay": "Razorpay",
     "stripe": "Stripe",
 }
 """Each adapter's module under service.adapters, and its class there."""

@@ -24,6 +24,7 @@ ADAPTERS = {
     "adyen": "Adyen",
     "checkout": "Checkout",
     "square": "Square",
+    "lemonsqueezy": "LemonSqueezy",
     "paddle": "Paddle",
     "paystack": "Paystack",
     "razorpay": "Razorpay",

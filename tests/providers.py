@@ -18,6 +18,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "webhook_secrets": ["first_signature_key", "second_signature_key"],
         "notification_url": "https://pay.example.com/webhooks/square",
     },
+    "lemonsqueezy": {"webhook_secrets": ["lemon first secret", "lemon second secret"]},
     "paddle": {"webhook_secrets": ["pdl_ntfset_first_secret", "pdl_ntfset_second_secret"]},
     "paystack": {"webhook_secrets": ["sk_live_first_secret", "sk_live_second_secret"]},
     "razorpay": {"webhook_secrets": ["razorpay first secret", "razorpay second secret"]},

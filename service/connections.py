@@ -28,6 +28,7 @@ ADAPTERS = {
     "paddle": "Paddle",
     "paystack": "Paystack",
     "razorpay": "Razorpay",
+    "standard_webhooks": "StandardWebhooks",
     "stripe": "Stripe",
 }
 """Each adapter's module under service.adapters, and its class there."""

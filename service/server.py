@@ -221,7 +221,7 @@ class Server:
     def _authenticate(self, request: web.BaseRequest, body: bytes) -> None:
         """Raise the one answer to every doubt."""
         if keys := self.settings.webhook_secrets:
-            authentic = standard_webhooks.is_authentic(keys, request.headers, body, time.time())
+            authentic = standard_webhooks.is_authentic(keys, Delivery(request.headers, body, time.time()))
         else:
             authentic = _is_local(request)
         if not authentic:

@@ -4,8 +4,6 @@ Each field is the environment variable of the same name in capitals. A secret ma
 `<NAME>_FILE` names. Secrets and the database's URL never show in a repr, a log line or an error.
 """
 
-import base64
-import binascii
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,20 +12,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from service import connections
 from service.adapters.adapter import Adapter
+from service.adapters.standard_webhooks import SECRET_BYTES, decoded
 from service.environment import SettingsError, explained, variable
 
-SECRET_BYTES = (24, 64)
-"""Bounds of a `whsec_` key's length in bytes (Standard Webhooks 1.0.0, "Signature scheme")."""
 MAKE_A_SECRET = """python3 -c "import base64, os; print('whsec_' + base64.b64encode(os.urandom(32)).decode())\""""  # noqa: S105
 
 
 def _webhook_secret(text: str) -> bytes:
     """The key of a `whsec_…` secret. Raises ValueError, which does not repeat the secret."""
     prefix, _, encoded = text.strip().partition("_")
-    try:
-        key = base64.b64decode(encoded, validate=True) if prefix == "whsec" else b""
-    except binascii.Error:
-        key = b""
+    key = decoded(encoded) if prefix == "whsec" else b""
     if not SECRET_BYTES[0] <= len(key) <= SECRET_BYTES[1]:
         raise ValueError(
             "each secret is whsec_ and the base64 of 24 to 64 random bytes, several are separated by commas. "

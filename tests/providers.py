@@ -22,6 +22,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "paddle": {"webhook_secrets": ["pdl_ntfset_first_secret", "pdl_ntfset_second_secret"]},
     "paystack": {"webhook_secrets": ["sk_live_first_secret", "sk_live_second_secret"]},
     "razorpay": {"webhook_secrets": ["razorpay first secret", "razorpay second secret"]},
+    "standard_webhooks": {"webhook_secrets": [f"whsec_{'c2VjcmV0' * 4}", f"whsec_{'b3RoZXIh' * 4}"]},
     "stripe": {"webhook_secrets": ["whsec_first_secret", "whsec_second_secret"]},
 }
 """Settings for each adapter whose signatures a test can make: two secrets, as while one replaces the other."""

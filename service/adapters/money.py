@@ -53,6 +53,11 @@ def from_decimal(value: object, currency: object) -> Money:
     return _checked(Decimal(value), code)
 
 
+def to_decimal(amount: int, currency: str) -> str:
+    """The decimal text of an amount in minor units, such as "10.50". Raises UnusableError."""
+    return f"{Decimal(amount).scaleb(-_exponent(_code(currency))):f}"
+
+
 def _checked(major: Decimal, code: str) -> Money:
     minor = major.scaleb(_exponent(code))
     if minor != int(minor):

@@ -1,0 +1,236 @@
+"""Any provider that signs its JSON with an HMAC: where everything stands is configured.
+
+Places in the body are JSON pointers (RFC 6901); of several, the first that holds something counts.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+
+from service.adapters import money
+from service.adapters.adapter import MIN_SECRET, Adapter, Delivery, Pointers, as_json, is_any_of, is_recent, mac
+from service.adapters.direct import Kind
+from service.adapters.payload import Payload, is_storable
+from service.database import PaymentEvent
+
+Header = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
+Pointer = Annotated[str, Field(pattern="^/")]
+
+
+def _pairs(value: object) -> object:
+    """An environment variable's `name=value,…`, as the table that a TOML file would have."""
+    if not isinstance(value, str) or any("=" not in part for part in value.split(",")):
+        return value
+    pairs = [part.rpartition("=") for part in value.split(",")]
+    return {name.strip(): word.strip() for name, _, word in pairs}
+
+
+class Generic(Adapter):
+    """`webhook_secrets` are the provider's signing secrets, written as `secret_encoding` says."""
+
+    secret_encoding: Literal["text", "hex", "base64"] = Field(default="text", validate_default=True)
+    header: Header
+    """Carries the signature: after `prefix`, as one of its parts between separators, or all there is."""
+    algorithm: Literal["sha1", "sha256", "sha512"] = "sha256"
+    encoding: Literal["hex", "base64"] = "hex"
+    separator: str = Field(default=",", min_length=1)
+    prefix: str = ""
+    timestamp_header: Header | None = None
+    timestamp_prefix: str | None = Field(default=None, min_length=1)
+    """With it begins the part of `header` that is the timestamp, such as "t="."""
+    tolerance: int = Field(default=300, ge=1, le=86_400)
+    """Seconds that a timestamp may be off, either way."""
+    signed: str = Field(default="{body}", validate_default=True)
+    """The string that is signed, such as "{timestamp}.{body}"."""
+
+    event_type: Pointers = Field(min_length=1)
+    """Of several, the values are joined with ':', as in charge.updated:succeeded."""
+    kinds: Annotated[Mapping[str, Kind], BeforeValidator(_pairs)]
+    """What the provider's event types mean; others are ignored."""
+    event_id: Pointers = ()
+    """If the body has none, the type and the reference make one."""
+    reference: Pointers = Field(min_length=1)
+    parent: Pointers = ()
+    amount: Pointers = Field(min_length=1)
+    amount_unit: Literal["minor", "minor_text", "decimal"] = "minor"
+    exponents: Annotated[Mapping[str, Annotated[int, Field(ge=0, le=6)]], BeforeValidator(_pairs)] = Field(default={})
+    """Decimals of currencies of which the provider counts others than ISO 4217, such as UGX=2."""
+    currency: Pointers = ()
+    currency_code: str | None = Field(default=None, pattern="^[A-Z]{3}$", validate_default=True)
+    """The currency of every event, where the body names none."""
+    time: Pointer | None = None
+    live: Pointer | None = Field(default=None, validate_default=True)
+    """Where true stands in a live event and false in a test event."""
+
+    @field_validator("account")
+    @classmethod
+    def _cannot_be_checked(cls, _: object) -> object:
+        raise ValueError("the generic adapter does not know where the account stands; remove it")
+
+    @field_validator("secret_encoding")
+    @classmethod
+    def _fits_the_secrets(cls, encoding: str, info: ValidationInfo) -> str:
+        for secret in info.data.get("webhook_secrets", ()):
+            try:
+                key = _key(secret, encoding)
+            except ValueError:
+                key = b""
+            if len(key) < MIN_SECRET:
+                raise ValueError(f"a secret is not {encoding}, or has less than {MIN_SECRET} bytes")
+        return encoding
+
+    @field_validator("prefix")
+    @classmethod
+    def _is_within_a_part(cls, prefix: str, info: ValidationInfo) -> str:
+        if info.data.get("separator", "\n") in prefix:
+            raise ValueError("it contains the separator; choose another separator")
+        return prefix
+
+    @field_validator("timestamp_prefix")
+    @classmethod
+    def _is_the_only_one(cls, prefix: str | None, info: ValidationInfo) -> str | None:
+        if prefix is not None and info.data.get("timestamp_header"):
+            raise ValueError("the timestamp has a header of its own already (timestamp_header); set one of them")
+        return prefix
+
+    @field_validator("signed")
+    @classmethod
+    def _signs_body_and_timestamp(cls, signed: str, info: ValidationInfo) -> str:
+        timed = any(info.data.get(f"timestamp_{place}") for place in ("header", "prefix"))
+        if signed.count("{body}") != 1 or signed.count("{timestamp}") != int(timed):
+            raise ValueError(
+                "expected {body} once, and {timestamp} once if timestamp_header or timestamp_prefix is set, else not"
+            )
+        return signed
+
+    @field_validator("kinds")
+    @classmethod
+    def _has_a_payment(cls, kinds: Mapping[str, Kind]) -> Mapping[str, Kind]:
+        if "payment" not in kinds.values():
+            raise ValueError("no event type means a payment")
+        return kinds
+
+    @field_validator("currency_code")
+    @classmethod
+    def _is_the_only_currency(cls, code: str | None, info: ValidationInfo) -> str | None:
+        if (code is None) == (not info.data.get("currency")):
+            raise ValueError("set either currency, where it stands, or currency_code, such as EUR")
+        return code
+
+    @field_validator("live")
+    @classmethod
+    def _tells_a_test(cls, live: str | None, info: ValidationInfo) -> str | None:
+        if live is None and info.data.get("mode") == "test":
+            raise ValueError("mode is test: say where an event tells it, or leave mode out")
+        return live
+
+    async def is_authentic(self, delivery: Delivery) -> bool:
+        parts = [part.strip() for part in delivery.header(self.header).split(self.separator)]
+        times = [delivery.header(self.timestamp_header)] if self.timestamp_header else []
+        if prefix := self.timestamp_prefix:
+            times = [part.removeprefix(prefix) for part in parts if part.startswith(prefix)]
+        if "{timestamp}" in self.signed and not (
+            len(times) == 1 and is_recent(times[0], delivery.received_at, self.tolerance)
+        ):
+            return False
+        return is_any_of(parts, (self._signature(key, delivery.body, *times) for key in self.webhook_secrets))
+
+    def sign(self, body: bytes, now: float) -> Mapping[str, str]:
+        signature = self._signature(self.webhook_secrets[0], body, f"{now:.0f}")
+        if self.timestamp_header:
+            return {self.header: signature, self.timestamp_header: f"{now:.0f}"}
+        if self.timestamp_prefix:
+            return {self.header: f"{self.timestamp_prefix}{now:.0f}{self.separator}{signature}"}
+        return {self.header: signature}
+
+    def _signature(self, secret: str, body: bytes, timestamp: str = "") -> str:
+        before, after = self.signed.replace("{timestamp}", timestamp).split("{body}")
+        message = before.encode() + body + after.encode()
+        return self.prefix + mac(_key(secret, self.secret_encoding), message, self.algorithm, self.encoding)
+
+    def sample(self, invoice: str, amount: int, currency: str) -> bytes:
+        body: dict[str, Any] = {}
+        name = next(name for name, kind in self.kinds.items() if kind == "payment")
+        for pointer, part in zip(self.event_type, name.split(":", len(self.event_type) - 1), strict=False):
+            _put(body, pointer, part)
+        value = {"minor": amount, "minor_text": str(amount)}.get(self.amount_unit)
+        _put(body, self.amount[-1], money.to_decimal(amount, currency) if value is None else value)
+        _put(body, self.reference[-1], f"payment_sample_{invoice}")
+        for pointers, text in (
+            (self.event_id, f"event_sample_{invoice}"), (self.currency, currency), (self.invoice, invoice),
+        ):  # fmt: skip
+            for pointer in pointers[:1]:
+                _put(body, pointer, text)
+        if self.live:
+            _put(body, self.live, self.mode == "live")
+        return as_json(body)
+
+    def translate(self, item: Payload) -> Iterable[PaymentEvent]:
+        parts = [_text(item, (pointer,)) for pointer in self.event_type]
+        if parts[0] is None:
+            raise item.unreadable(self.event_type[0], "an event type")
+        name = ":".join(part or "" for part in parts)
+        kind = self.kinds.get(name)
+        if kind is None:
+            return
+        if self.live:
+            self.require_mode(live=item.flag(self.live))
+        reference = _required(item, self.reference)
+        yield self.event(
+            item,
+            _required(item, self.event_id) if self.event_id else f"{name}:{reference}",
+            kind,
+            self._money(item),
+            reference,
+            parent=None if kind in {"payment", "payment_reversal"} else _text(item, self.parent),
+            time=self.time or "",
+        )
+
+    def _money(self, item: Payload) -> money.Money:
+        amount = _first(item, self.amount)
+        currency = self.currency_code or _first(item, self.currency)
+        if self.amount_unit == "decimal":
+            return money.from_decimal(amount, currency)
+        read = money.from_minor if self.amount_unit == "minor" else money.from_minor_text
+        return read(amount, currency, self.exponents)
+
+
+def _key(secret: str, encoding: str) -> bytes:
+    """The secret's bytes. Raises ValueError."""
+    match encoding:
+        case "hex":
+            return binascii.unhexlify(secret)
+        case "base64":
+            return base64.b64decode(secret, validate=True)
+        case _:
+            return secret.encode()
+
+
+def _first(item: Payload, pointers: Iterable[str]) -> Any:
+    return next((value for value in map(item.get, pointers) if value is not None and value != ""), None)
+
+
+def _text(item: Payload, pointers: Iterable[str]) -> str | None:
+    """The text at the first pointer that holds something; an integer is written as text. Raises UnusableError."""
+    value = _first(item, pointers)
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if text is not None and not (isinstance(text, str) and is_storable(text)):
+        raise item.unreadable(" or ".join(pointers), "an id of 1 to 255 characters")
+    return text
+
+
+def _required(item: Payload, pointers: Iterable[str]) -> str:
+    text = _text(item, pointers)
+    if text is None:
+        raise item.unreadable(" or ".join(pointers), "there")
+    return text
+
+
+def _put(body: dict[str, Any], pointer: str, value: object) -> None:
+    *path, last = [token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:]]
+    for token in path:
+        body = body.setdefault(token, {})
+    body[last] = value

@@ -28,6 +28,7 @@ ADAPTERS = {
     "paddle": "Paddle",
     "paystack": "Paystack",
     "razorpay": "Razorpay",
+    "coinbase": "Coinbase",
     "generic": "Generic",
     "standard_webhooks": "StandardWebhooks",
     "stripe": "Stripe",

@@ -22,6 +22,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "paddle": {"webhook_secrets": ["pdl_ntfset_first_secret", "pdl_ntfset_second_secret"]},
     "paystack": {"webhook_secrets": ["sk_live_first_secret", "sk_live_second_secret"]},
     "razorpay": {"webhook_secrets": ["razorpay first secret", "razorpay second secret"]},
+    "coinbase": {"webhook_secrets": ["first secret", "second secret"]},
     "generic": {
         "webhook_secrets": ["first secret", "second secret"],
         "header": "X-Signature",
@@ -70,3 +71,5 @@ def payloads(provider: str) -> list[Any]:
     """Bodies of real webhooks that lie beside the checkout, if they do."""
     files = sorted((FIXTURES / provider).rglob("*.json"))
     return [pytest.param(file.read_bytes(), id=file.stem) for file in files if file.name != "vectors.json"]
+    files = sorted(file for file in (FIXTURES / provider).glob("**/*.json") if file.name != "vectors.json")
+    return [pytest.param(file.read_bytes(), id=file.stem) for file in files]

@@ -82,7 +82,7 @@ async def test_a_signature_that_is_not_whole_is_none(name: str, mangle: Mangle) 
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(lambda body: body.replace(b"5000", b"5001"), id="31 one byte"),
+        pytest.param(lambda body: body.replace(b"42", b"43"), id="31 one byte"),
         pytest.param(lambda body: json.dumps(json.loads(body), separators=(",", ":")).encode(), id="32 re-serialised"),
         pytest.param(lambda body: body + b"\n", id="33 newline added"),
         pytest.param(lambda body: body[:-1], id="34 cut short"),

@@ -30,6 +30,7 @@ ADAPTERS = {
     "razorpay": "Razorpay",
     "coinbase": "Coinbase",
     "generic": "Generic",
+    "shopify": "Shopify",
     "standard_webhooks": "StandardWebhooks",
     "stripe": "Stripe",
 }

@@ -36,6 +36,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "currency": ["/data/currency"],
         "time": "/at",
     },
+    "shopify": {"webhook_secrets": ["first secret", "second secret"]},
     "standard_webhooks": {"webhook_secrets": [f"whsec_{'c2VjcmV0' * 4}", f"whsec_{'b3RoZXIh' * 4}"]},
     "stripe": {"webhook_secrets": ["whsec_first_secret", "whsec_second_secret"]},
 }

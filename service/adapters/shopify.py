@@ -1,0 +1,107 @@
+"""Shopify: https://shopify.dev/docs/api/webhooks/latest and https://shopify.dev/docs/apps/build/webhooks.
+
+No signature covers the headers that say which topic and which event a webhook is. What it is, its own shape tells, and
+its id is made of what it is about; so orders/updated for a paid order is the same event as orders/paid.
+
+Money is counted as the customer sees it (presentment money): refunds and disputes come in nothing else.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from service.adapters import money
+from service.adapters.adapter import Pointers, SignedBodyAdapter, as_json
+from service.adapters.payload import Payload
+from service.database import PaymentEvent
+
+LOSSES = ("needs_response", "under_review", "accepted", "lost")
+"""States of a chargeback in which the bank has the money; the others but "won" never moved any."""
+
+
+class Shopify(SignedBodyAdapter):
+    """`webhook_secrets` are the app's client secrets, or the secret under Settings, Notifications, Webhooks."""
+
+    header = "X-Shopify-Hmac-Sha256"
+    encoding = "base64"
+
+    invoice: Pointers = ("/note_attributes/invoice_id",)
+    """An order's note attributes are read as an object: their values by their names."""
+
+    def sample(self, invoice: str, amount: int, currency: str) -> bytes:
+        paid = {"amount": money.to_decimal(amount, currency), "currency_code": currency}
+        return as_json({
+            "id": f"sample_{invoice}", "financial_status": "paid", "test": self.mode == "test", "line_items": [],
+            "total_price_set": {"presentment_money": paid},
+            "note_attributes": [{"name": "invoice_id", "value": invoice}],
+        })  # fmt: skip
+
+    def items(self, body: bytes) -> Iterable[Payload]:
+        """A refund's transactions one by one: they can be in several states."""
+        [item] = super().items(body)
+        if "refund_line_items" in item.value:
+            return item.parts("/transactions")
+        if not item.value:
+            raise item.unreadable("", "anything of Shopify's")
+        return [item]
+
+    def translate(self, item: Payload) -> Iterable[PaymentEvent]:
+        if not isinstance(item.value, dict):
+            raise item.unreadable("", "a JSON object")
+        keys = item.value.keys()
+        if {"financial_status", "line_items"} <= keys:
+            return self._order(item)
+        if {"order_id", "kind", "gateway"} <= keys:
+            return self._transaction(item)
+        if {"order_id", "type", "evidence_due_by"} <= keys:
+            return self._dispute(item)
+        return ()
+
+    def _order(self, order: Payload) -> Iterable[PaymentEvent]:
+        if order.get("/financial_status") != "paid":
+            return
+        self.require_mode(live=not order.flag("/test"))
+        total = order.part("/total_price_set/presentment_money")
+        amount, currency = total.get("/amount"), total.get("/currency_code")
+        if total.value is None:  # an old API version, from when a shop had one currency
+            amount, currency = order.get("/total_price"), order.get("/currency")
+        if _moved(amount):
+            named = Payload(order.value | {"note_attributes": _by_name(order.get("/note_attributes"))}, order.at)
+            reference = _id(order, "/id")
+            got = money.from_decimal(amount, currency)
+            yield self.event(named, f"{reference}:paid", "payment", got, reference, time="/processed_at")
+
+    def _transaction(self, transaction: Payload) -> Iterable[PaymentEvent]:
+        if (transaction.get("/kind"), transaction.get("/status")) == ("refund", "success"):
+            self.require_mode(live=not transaction.flag("/test"))
+            if _moved(transaction.get("/amount")):
+                yield self._undoing(transaction, "refund", "/processed_at")
+
+    def _dispute(self, dispute: Payload) -> Iterable[PaymentEvent]:
+        match dispute.get("/type"), dispute.get("/status"):
+            case "chargeback", status if status in LOSSES:
+                yield self._undoing(dispute, "chargeback", "/initiated_at")
+            case "chargeback", "won":
+                yield self._undoing(dispute, "chargeback_reversal", "/finalized_on")
+
+    def _undoing(self, item: Payload, kind: str, time: str) -> PaymentEvent:
+        reference = _id(item, "/id")
+        order = None if item.get("/order_id") is None else _id(item, "/order_id")
+        got = money.from_decimal(item.get("/amount"), item.get("/currency"))
+        bare = Payload({"time": item.get(time)}, item.at)  # an order's places mean other things here, such as /note
+        return self.event(bare, f"{reference}:{kind}", kind, got, reference, parent=order, time="/time")
+
+
+def _id(item: Payload, pointer: str) -> str:
+    """Shopify's ids are integers. Raises UnusableError."""
+    value = item.get(pointer)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else item.text(pointer)
+
+
+def _moved(amount: object) -> bool:
+    """Whether an amount is none of "0.00", as of an order that a discount pays for."""
+    return not (isinstance(amount, str) and amount and not amount.strip("0."))
+
+
+def _by_name(attributes: object) -> dict[str, Any]:
+    pairs = [pair for pair in attributes if isinstance(pair, dict)] if isinstance(attributes, list) else []
+    return {str(pair.get("name")): pair.get("value") for pair in pairs}

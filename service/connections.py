@@ -23,14 +23,14 @@ from service.environment import SettingsError, explained, secret_file, variable
 ADAPTERS = {
     "adyen": "Adyen",
     "checkout": "Checkout",
-    "square": "Square",
+    "coinbase": "Coinbase",
+    "generic": "Generic",
     "lemonsqueezy": "LemonSqueezy",
     "paddle": "Paddle",
     "paystack": "Paystack",
     "razorpay": "Razorpay",
-    "coinbase": "Coinbase",
-    "generic": "Generic",
     "shopify": "Shopify",
+    "square": "Square",
     "standard_webhooks": "StandardWebhooks",
     "stripe": "Stripe",
 }

@@ -72,5 +72,3 @@ def payloads(provider: str) -> list[Any]:
     """Bodies of real webhooks that lie beside the checkout, if they do."""
     files = sorted((FIXTURES / provider).rglob("*.json"))
     return [pytest.param(file.read_bytes(), id=file.stem) for file in files if file.name != "vectors.json"]
-    files = sorted(file for file in (FIXTURES / provider).glob("**/*.json") if file.name != "vectors.json")
-    return [pytest.param(file.read_bytes(), id=file.stem) for file in files]

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,19 @@ async def test_a_body_over_the_limit_is_refused_declared_or_chunked(client: Clie
     async with client.session.post(client.url + SYNC, data=chunks(), headers=JSON) as response:
         assert response.status == 413
     assert await counts(db, "payment_events") == [0]
+
+
+async def test_a_body_in_one_byte_chunks_costs_little(client: Client) -> None:  # row 22
+    body = BODY + b" " * 20_000
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    head = (
+        b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        % SYNC.encode()
+    )
+    before = time.process_time()
+    answer = await client.raw(head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert time.process_time() - before < 2  # about 0.1 s, of client and server; quadratic work would take far more
 
 
 @pytest.mark.parametrize("body", [b"\x1f\x8b\x08\x00", BODY])

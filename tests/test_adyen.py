@@ -210,7 +210,9 @@ async def test_other_payment_methods_are_paid_when_authorised() -> None:
     ideal = PAID | {"paymentMethod": "ideal"}
     assert await what("AUTHORISATION", ideal, manual_capture="visa") == [("payment", 5000, "EUR", "PSP1", 42)]
     assert await what("CAPTURE", ideal | LATER | {"paymentMethod": "ideal"}, manual_capture="visa") == []
-    assert await what("AUTHORISATION", PAID | {"paymentMethod": None}, manual_capture="visa") == [("unreadable",)]
+    unnamed = PAID | {"paymentMethod": None}
+    assert await what("AUTHORISATION", unnamed, manual_capture="visa") == [("unreadable",)]
+    assert await what("AUTHORISATION", unnamed, manual_capture="") == [("payment", 5000, "EUR", "PSP1", 42)]
 
 
 async def test_a_sample_pays_where_captures_do() -> None:

@@ -5,7 +5,7 @@ the payment's pspReference: the merchantReference of a capture or a refund may b
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from pydantic import field_validator
@@ -34,7 +34,7 @@ MOVEMENTS = {
 """The kind of each eventCode, and its stage, since all events of a dispute have one pspReference."""
 
 SIGNED = ("pspReference", "originalReference", "merchantAccountCode", "amount/currency", "eventCode", "success")
-"""What is signed beside merchantReference and the amount. Whoever has an item can change all else, as paymentMethod."""
+"""Signed beside merchantReference and the amount; who has an item can change all the rest, such as paymentMethod."""
 
 
 class Adyen(Adapter):
@@ -65,7 +65,7 @@ class Adyen(Adapter):
         given = item.text("/additionalData/hmacSignature")
         return is_any_of((given,), [_signature(key, item) for key in self.webhook_secrets])
 
-    def sign(self, body: bytes, now: float) -> dict[str, str]:  # noqa: ARG002 - a sample is signed within
+    def sign(self, body: bytes, now: float) -> Mapping[str, str]:  # noqa: ARG002 - a sample is signed within
         return {}
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
@@ -94,7 +94,7 @@ class Adyen(Adapter):
         self.require_mode(live=item.text("/live") == "true")
         self.require_account(item.get("/merchantAccountCode"))
         by_hand = "*" in self.manual_capture or (
-            self.manual_capture != () and item.text("/paymentMethod") in self.manual_capture
+            any(self.manual_capture) and item.text("/paymentMethod") in self.manual_capture
         )
         if code == "CANCEL_OR_REFUND" and item.text("/additionalData/modification.action") == "cancel":
             kind = "payment_reversal"

@@ -32,6 +32,7 @@ ADAPTERS = {
     "shopify": "Shopify",
     "square": "Square",
     "standard_webhooks": "StandardWebhooks",
+    "square": "Square",
     "stripe": "Stripe",
 }
 """Each adapter's module under service.adapters, and its class there."""

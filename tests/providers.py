@@ -14,10 +14,6 @@ NOW = 1_790_000_000.0
 EXAMPLES: dict[str, dict[str, Any]] = {
     "adyen": {"webhook_secrets": ["0123456789ABCDEF" * 4, "FEDCBA9876543210" * 4]},
     "checkout": {"webhook_secrets": ["first_signature_key", "second_signature_key"]},
-    "square": {
-        "webhook_secrets": ["first_signature_key", "second_signature_key"],
-        "notification_url": "https://pay.example.com/webhooks/square",
-    },
     "lemonsqueezy": {"webhook_secrets": ["lemon first secret", "lemon second secret"]},
     "paddle": {"webhook_secrets": ["pdl_ntfset_first_secret", "pdl_ntfset_second_secret"]},
     "paystack": {"webhook_secrets": ["sk_live_first_secret", "sk_live_second_secret"]},
@@ -38,6 +34,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "shopify": {"webhook_secrets": ["first secret", "second secret"]},
     "standard_webhooks": {"webhook_secrets": [f"whsec_{'c2VjcmV0' * 4}", f"whsec_{'b3RoZXIh' * 4}"]},
+    "square": {
+        "webhook_secrets": ["first_signature_key", "second_signature_key"],
+        "notification_url": "https://pay.example.com/webhooks/square",
+    },
     "stripe": {"webhook_secrets": ["whsec_first_secret", "whsec_second_secret"]},
 }
 """Settings for each adapter whose signatures a test can make: two secrets, as while one replaces the other."""

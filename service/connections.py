@@ -32,7 +32,6 @@ ADAPTERS = {
     "shopify": "Shopify",
     "square": "Square",
     "standard_webhooks": "StandardWebhooks",
-    "square": "Square",
     "stripe": "Stripe",
 }
 """Each adapter's module under service.adapters, and its class there."""

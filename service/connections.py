@@ -22,6 +22,7 @@ from service.environment import SettingsError, explained, secret_file, variable
 
 ADAPTERS = {
     "adyen": "Adyen",
+    "braintree": "Braintree",
     "checkout": "Checkout",
     "coinbase": "Coinbase",
     "generic": "Generic",

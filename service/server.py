@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 from aiohttp import hdrs, web
@@ -45,6 +45,8 @@ PROBLEMS = {
     "failed": (500, "A trigger of this database raised; nothing was stored. Its owner finds the SQLSTATE in our log."),
 }
 """HTTP status of each outcome that is no success, and the way out."""
+Endpoint: TypeAlias = tuple[tuple[str, ...], admin.Handler]
+"""The methods that it takes, and what answers them."""
 FORWARDING_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
 
 _log = structlog.get_logger()
@@ -105,13 +107,14 @@ class Server:
         commit.
         """
         livez, readyz = admin.health(self.unready)
-        endpoints: dict[str, tuple[str, admin.Handler]] = {"/livez": ("GET", livez), "/readyz": ("GET", readyz)}
+        endpoints: dict[str, Endpoint] = {"/livez": (("GET",), livez), "/readyz": (("GET",), readyz)}
         if self.settings.webhook_secrets or self.settings.allow_unsigned:
-            endpoints["/webhooks-sync/payments"] = ("POST", partial(self._receive, self.apply))
-            endpoints["/webhooks/payments"] = ("POST", partial(self._receive, self.enqueue))
+            endpoints["/webhooks-sync/payments"] = (("POST",), partial(self._receive, self.apply))
+            endpoints["/webhooks/payments"] = (("POST",), partial(self._receive, self.enqueue))
         for adapter in self.settings.connections:
             for path, settle in (("webhooks-sync", self._settle_now), ("webhooks", self._settle)):
-                endpoints[f"/{path}/{adapter.connection}"] = ("POST", partial(self._receive_from, adapter, settle))
+                receive = partial(self._receive_from, adapter, settle)
+                endpoints[f"/{path}/{adapter.connection}"] = (adapter.methods, receive)
         server = web.Server(partial(_answer, endpoints), request_factory=_request, **admin.HTTP_OPTIONS)
         return web.ServerRunner(server, shutdown_timeout=SHUTDOWN_TIMEOUT)
 
@@ -166,6 +169,10 @@ class Server:
         self, adapter: Adapter, settle: Callable[[Fact], Awaitable[str]], request: web.BaseRequest
     ) -> web.Response:
         """A provider's webhook: whatever is authentic is stored and answered 200, of use or not."""
+        if request.method == "GET":
+            if (proof := adapter.challenge(request.query)) is None:
+                raise Problem(400, "bad-request", "Send a challenge as the provider documents it.")
+            return web.Response(text=proof)
         delivery = Delivery(request.headers, await _read(request), time.time())
         with self._answering():
             if not await adapter.is_authentic(delivery):
@@ -267,19 +274,20 @@ def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) 
     return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=MAX_BODY)
 
 
-async def _answer(endpoints: Mapping[str, tuple[str, admin.Handler]], request: web.BaseRequest) -> web.StreamResponse:
+async def _answer(endpoints: Mapping[str, Endpoint], request: web.BaseRequest) -> web.StreamResponse:
     """Refuse what is no plain request, make a problem of every error, and count."""
     started = time.perf_counter()
     path = request.path
-    method, handler = endpoints.get(path, ("", None))
+    methods, handler = endpoints.get(path, ((), None))
     response: web.StreamResponse
     try:
         if len(request.headers.getall(hdrs.HOST, ())) != 1 or hdrs.UPGRADE in request.headers:
             raise Problem(400, "bad-request", "Send a plain HTTP/1.1 request with one Host header.")  # noqa: TRY301
         if handler is None:
             raise Problem(404, "not-found", "There is no such endpoint, or it is not configured.")  # noqa: TRY301
-        if request.method != method:
-            raise Problem(405, "method-not-allowed", f"Use {method}.", headers={"Allow": method})  # noqa: TRY301
+        if request.method not in methods:
+            allowed = ", ".join(methods)
+            raise Problem(405, "method-not-allowed", f"Use {allowed}.", headers={"Allow": allowed})  # noqa: TRY301
         response = await handler(request)
     except Problem as problem:
         response = problem.response()

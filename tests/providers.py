@@ -13,6 +13,7 @@ from service.connections import adapter as adapter_class
 NOW = 1_790_000_000.0
 EXAMPLES: dict[str, dict[str, Any]] = {
     "adyen": {"webhook_secrets": ["0123456789ABCDEF" * 4, "FEDCBA9876543210" * 4]},
+    "braintree": {"webhook_secrets": ["first secret", "second secret"], "public_key": "public"},
     "checkout": {"webhook_secrets": ["first_signature_key", "second_signature_key"]},
     "lemonsqueezy": {"webhook_secrets": ["lemon first secret", "lemon second secret"]},
     "paddle": {"webhook_secrets": ["pdl_ntfset_first_secret", "pdl_ntfset_second_secret"]},

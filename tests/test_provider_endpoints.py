@@ -132,3 +132,20 @@ async def test_other_content_under_a_known_id_is_answered_200_and_kept(client: C
     for path in (SYNC, QUEUE):
         assert await send(client, path, payment(amount_received=6000)) == ["conflict"]  # 94
     assert await counts(db, "payments", "dead_letters") == [1, 1]
+
+
+async def test_a_challenge_is_answered_where_the_provider_sends_one(database_url: str) -> None:
+    braintree = example("braintree")
+    async with serving(database_url, allow_unsigned=False, connections=(STRIPE, braintree)) as client:
+        url = f"{client.url}/webhooks"
+        async with client.session.get(f"{url}/braintree", params={"bt_challenge": "0123456789" * 2}) as answer:
+            assert answer.status == 200
+            assert (await answer.text()).startswith("public|")
+        async with client.session.get(f"{url}/braintree", params={"bt_challenge": "<kind/>"}) as answer:
+            assert answer.status == 400
+        async with client.session.get(f"{url}/stripe", params={"bt_challenge": "0123456789" * 2}) as answer:
+            assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+        async with client.session.put(f"{url}/braintree") as answer:
+            assert (answer.status, answer.headers["Allow"]) == (405, "GET, POST")
+        status, answered, _ = await client.post("/webhooks/braintree", braintree.sample("42", 5000, "USD"), {})
+        assert (status, answered) == (200, {"outcomes": ["parked"]})

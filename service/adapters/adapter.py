@@ -91,6 +91,8 @@ class Adapter(BaseModel, ABC):
 
     answer: ClassVar[bytes] = b""
     """The body of the answer, where the provider wants a certain one."""
+    methods: ClassVar[tuple[str, ...]] = ("POST",)
+    """With GET too, where the provider asks for a challenge()'s answer before it sends webhooks."""
 
     @abstractmethod
     async def is_authentic(self, delivery: Delivery) -> bool:
@@ -121,6 +123,10 @@ class Adapter(BaseModel, ABC):
         Raises UnusableError, FetchError.
         """
         return item
+
+    def challenge(self, query: MultiMapping[str]) -> str | None:  # noqa: ARG002 - most have none
+        """The text that proves to the provider, which asked with GET, that this is ours; None for no challenge."""
+        return None
 
     async def close(self) -> None:
         """Let go of what complete() has opened."""

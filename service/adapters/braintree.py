@@ -1,0 +1,118 @@
+"""Braintree: https://developer.paypal.com/braintree/docs/guides/webhooks/overview.
+
+A notification is XML in base64, in a form that holds its signature too. It has no id: one is made of what it is about.
+Braintree tells of settled transactions only for bank debits (ACH, SEPA); disputes it tells of for all.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from urllib.parse import parse_qs, urlencode
+from xml.sax.saxutils import escape
+
+from multidict import MultiMapping
+from pydantic import Field
+
+from service.adapters import money, strict_xml
+from service.adapters.adapter import Adapter, Delivery, Pointers, is_any_of, mac
+from service.adapters.payload import Payload, UnusableError
+from service.database import PaymentEvent
+
+_CHALLENGE = re.compile(r"[a-f0-9]{20,32}", re.ASCII)
+_SAMPLE = """<notification><kind>transaction_settled</kind><subject><transaction><id>sample{}</id><type>sale</type>
+<amount>{}</amount><currency-iso-code>{}</currency-iso-code><merchant-account-id>{}</merchant-account-id>
+<order-id>{}</order-id></transaction></subject></notification>"""
+
+
+class Braintree(Adapter):
+    """`webhook_secrets` are private keys of the API, and `public_key` is the first one's public key.
+
+    `account` is the id of a merchant account.
+    """
+
+    methods = ("GET", "POST")
+
+    invoice: Pointers = ("/notification/subject/transaction/order-id",)
+    public_key: str = Field(min_length=1, max_length=255)
+
+    async def is_authentic(self, delivery: Delivery) -> bool:
+        signatures, payload = _form(delivery.body)
+        given = [pair.rpartition("|")[2] for pair in signatures.split("&")]
+        messages = (payload, payload + "\n")  # as Braintree's own libraries do: some remove the last newline
+        return bool(payload) and is_any_of(
+            given, (_mac(key, message) for key in self.webhook_secrets for message in messages)
+        )
+
+    def sign(self, body: bytes, now: float) -> Mapping[str, str]:  # noqa: ARG002 - the sample is signed within
+        return {}
+
+    def sample(self, invoice: str, amount: int, currency: str) -> bytes:
+        values = (invoice, money.to_decimal(amount, currency), currency, self.account or "", invoice)
+        payload = base64.encodebytes(_SAMPLE.format(*map(escape, values)).encode()).decode()
+        signature = f"{self.public_key}|{_mac(self.webhook_secrets[0], payload)}"
+        return urlencode({"bt_signature": signature, "bt_payload": payload}).encode()
+
+    def challenge(self, query: MultiMapping[str]) -> str | None:
+        """The proof that we have the key. Nothing but a challenge is signed: the same key signs notifications."""
+        given = query.getall("bt_challenge", [])
+        if len(given) != 1 or not _CHALLENGE.fullmatch(given[0]):
+            return None
+        return f"{self.public_key}|{_mac(self.webhook_secrets[0], given[0])}"
+
+    def items(self, body: bytes) -> Iterable[Payload]:
+        try:
+            return [Payload(strict_xml.parse(base64.b64decode(_form(body)[1])))]
+        except ValueError as error:
+            raise UnusableError("unreadable", f"bt_payload is not the base64 of XML: {error}") from None
+
+    def translate(self, item: Payload) -> Iterable[PaymentEvent]:
+        subject = item.part("/notification/subject")
+        match item.text("/notification/kind"):
+            case "transaction_settled":
+                yield self._transaction(item, subject.part("/transaction"), "")
+            case "transaction_settlement_declined" if _had_settled(subject.part("/transaction")):
+                yield self._transaction(item, subject.part("/transaction"), "_reversal")
+            case "dispute_opened" if subject.get("/dispute/kind") != "retrieval":  # which asks, and takes nothing
+                yield self._dispute(item, subject.part("/dispute"), "chargeback", "/amount-disputed")
+            case "dispute_won" if subject.get("/dispute/kind") != "retrieval":
+                yield self._dispute(item, subject.part("/dispute"), "chargeback_reversal", "/amount-won")
+
+    def _transaction(self, item: Payload, transaction: Payload, suffix: str) -> PaymentEvent:
+        self.require_account(transaction.get("/merchant-account-id"))
+        is_sale = transaction.text("/type") == "sale"
+        kind = ("payment" if is_sale else "refund") + suffix
+        got = money.from_decimal(transaction.get("/amount"), transaction.get("/currency-iso-code"))
+        parent = None if is_sale else transaction.optional_text("/refunded-transaction-id")
+        return self._event(item, kind, got, transaction.text("/id"), parent)
+
+    def _dispute(self, item: Payload, dispute: Payload, kind: str, amount: str) -> PaymentEvent:
+        if dispute.get("/merchant-account-id") is not None:  # older notifications do not say
+            self.require_account(dispute.get("/merchant-account-id"))
+        moved = dispute.get(amount) or dispute.get("/amount")
+        got = money.from_decimal(moved, dispute.get("/currency-iso-code"))
+        return self._event(item, kind, got, dispute.text("/id"), dispute.text("/transaction/id"))
+
+    def _event(self, item: Payload, kind: str, got: money.Money, reference: str, parent: str | None) -> PaymentEvent:
+        time = "/notification/timestamp"
+        return self.event(item, f"{reference}:{kind}", kind, got, reference, parent=parent, time=time)
+
+
+def _mac(private_key: str, message: str) -> str:
+    return mac(hashlib.sha1(private_key.encode(), usedforsecurity=False).digest(), message.encode(), "sha1")
+
+
+def _form(body: bytes) -> tuple[str, str]:
+    """The form's bt_signature and bt_payload; empty where there is not one of each."""
+    try:
+        form = parse_qs(body.decode("ascii"), strict_parsing=True, errors="strict", max_num_fields=8)
+        [signature], [payload] = form["bt_signature"], form["bt_payload"]
+    except (ValueError, KeyError):
+        return "", ""
+    return signature, payload
+
+
+def _had_settled(transaction: Payload) -> bool:
+    """Whether a declined transaction settled before, as bank debits may; where there is no history, it may have."""
+    history = transaction.get("/status-history")
+    return not isinstance(history, list) or any(event.get("/status") == "settled" for event in map(Payload, history))

@@ -148,4 +148,4 @@ async def test_a_challenge_is_answered_where_the_provider_sends_one(database_url
         async with client.session.put(f"{url}/braintree") as answer:
             assert (answer.status, answer.headers["Allow"]) == (405, "GET, POST")
         status, answered, _ = await client.post("/webhooks/braintree", braintree.sample("42", 5000, "USD"), {})
-        assert (status, answered) == (200, {"outcomes": ["parked"]})
+        assert (status, answered) == (200, {"outcomes": ["queued"]})

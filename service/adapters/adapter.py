@@ -1,5 +1,6 @@
 """What every provider's adapter has in common: settings, verification of the raw bytes, translation into facts."""
 
+import asyncio
 import base64
 import hmac
 import json
@@ -136,20 +137,33 @@ class Adapter(BaseModel, ABC):
         content_type = delivery.header("Content-Type")[:255]
         facts: list[Fact] = []
         try:
-            items = self.items(delivery.body)
+            items = list(self.items(delivery.body))
         except (strict_json.JsonError, UnusableError) as error:
             reason = getattr(error, "reason", "unreadable")
             return [DeadLetter(self.connection, reason, str(error), delivery.body, content_type)]
-        for item in items:
+        if len(items) == 1:
+            whole = [await self._completed(items[0])]
+        else:
+            whole = await asyncio.gather(*map(self._completed, items))
+        for item, completed in zip(items, whole, strict=True):
             try:
+                if isinstance(completed, Exception):
+                    raise completed
                 facts += [
                     fact._replace(connection=self.connection, body=delivery.body, content_type=content_type)
-                    for fact in self.translate(await self.complete(item))
+                    for fact in self.translate(completed)
                 ]
             except UnusableError as error:
                 detail = f"{item.at}: {error}" if item.at else str(error)
                 facts.append(DeadLetter(self.connection, error.reason, detail, delivery.body, content_type))
         return facts
+
+    async def _completed(self, item: Payload) -> Payload | Exception:
+        """As complete(); an error is returned, so that the other items are completed too."""
+        try:
+            return await self.complete(item)
+        except (UnusableError, FetchError) as error:
+            return error
 
     def event(
         self,

@@ -26,6 +26,7 @@ ADAPTERS = {
     "checkout": "Checkout",
     "coinbase": "Coinbase",
     "generic": "Generic",
+    "gocardless": "GoCardless",
     "lemonsqueezy": "LemonSqueezy",
     "paddle": "Paddle",
     "paystack": "Paystack",
@@ -65,7 +66,7 @@ def _of_variables(environment: Mapping[str, str]) -> list[Adapter]:
         model = adapter(name)
         values = {field: variable(environment, prefix + field.upper()) for field in model.model_fields}
         given = {field: value for field, value in values.items() if value is not None and field != "connection"}
-        if any(model.model_fields[field].is_required() for field in given):
+        if "webhook_secrets" in given or any(model.model_fields[field].is_required() for field in given):
             try:
                 connections.append(model.model_validate({"connection": name} | given))
             except ValidationError as error:

@@ -15,10 +15,6 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "adyen": {"webhook_secrets": ["0123456789ABCDEF" * 4, "FEDCBA9876543210" * 4]},
     "braintree": {"webhook_secrets": ["first secret", "second secret"], "public_key": "public"},
     "checkout": {"webhook_secrets": ["first_signature_key", "second_signature_key"]},
-    "lemonsqueezy": {"webhook_secrets": ["lemon first secret", "lemon second secret"]},
-    "paddle": {"webhook_secrets": ["pdl_ntfset_first_secret", "pdl_ntfset_second_secret"]},
-    "paystack": {"webhook_secrets": ["sk_live_first_secret", "sk_live_second_secret"]},
-    "razorpay": {"webhook_secrets": ["razorpay first secret", "razorpay second secret"]},
     "coinbase": {"webhook_secrets": ["first secret", "second secret"]},
     "generic": {
         "webhook_secrets": ["first secret", "second secret"],
@@ -33,15 +29,26 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "currency": ["/data/currency"],
         "time": "/at",
     },
+    "gocardless": {
+        "webhook_secrets": ["gocardless secret one", "gocardless secret two"],
+        "access_token": "live_token",
+        "api_url": "http://127.0.0.1:9",
+    },
+    "lemonsqueezy": {"webhook_secrets": ["lemon first secret", "lemon second secret"]},
+    "paddle": {"webhook_secrets": ["pdl_ntfset_first_secret", "pdl_ntfset_second_secret"]},
+    "paystack": {"webhook_secrets": ["sk_live_first_secret", "sk_live_second_secret"]},
+    "razorpay": {"webhook_secrets": ["razorpay first secret", "razorpay second secret"]},
     "shopify": {"webhook_secrets": ["first secret", "second secret"]},
-    "standard_webhooks": {"webhook_secrets": [f"whsec_{'c2VjcmV0' * 4}", f"whsec_{'b3RoZXIh' * 4}"]},
     "square": {
         "webhook_secrets": ["first_signature_key", "second_signature_key"],
         "notification_url": "https://pay.example.com/webhooks/square",
     },
+    "standard_webhooks": {"webhook_secrets": [f"whsec_{'c2VjcmV0' * 4}", f"whsec_{'b3RoZXIh' * 4}"]},
     "stripe": {"webhook_secrets": ["whsec_first_secret", "whsec_second_secret"]},
 }
 """Settings for each adapter whose signatures a test can make: two secrets, as while one replaces the other."""
+FETCHED = ("gocardless",)
+"""Adapters whose webhooks say nothing of money until the provider's API is asked."""
 FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
 
 

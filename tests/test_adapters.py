@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from service.adapters.adapter import Delivery
 from service.connections import ADAPTERS
 from service.database import DeadLetter, PaymentEvent
-from tests.providers import EXAMPLES, NOW, example, facts, signed
+from tests.providers import EXAMPLES, FETCHED, NOW, example, facts, signed
 
 Mangle = Callable[[str], str]
 BODIES = [
@@ -42,6 +42,8 @@ async def test_a_sample_is_authentic_and_pays_its_invoice(name: str) -> None:
     adapter = example(name)
     delivery = signed(adapter, adapter.sample("42", 5000, "EUR"))
     assert await adapter.is_authentic(delivery)
+    if name in FETCHED:
+        return  # its own tests have an API to ask
     [event] = await adapter.facts(delivery)
     assert isinstance(event, PaymentEvent)
     assert (event.connection, event.kind, event.invoice_id, event.amount, event.currency) == (

@@ -28,6 +28,7 @@ ADAPTERS = {
     "generic": "Generic",
     "gocardless": "GoCardless",
     "lemonsqueezy": "LemonSqueezy",
+    "mollie": "Mollie",
     "paddle": "Paddle",
     "paystack": "Paystack",
     "razorpay": "Razorpay",

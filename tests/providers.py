@@ -35,6 +35,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "api_url": "http://127.0.0.1:9",
     },
     "lemonsqueezy": {"webhook_secrets": ["lemon first secret", "lemon second secret"]},
+    "mollie": {
+        "webhook_secrets": ["mollie secret one", "mollie secret two"],
+        "api_key": "live_key_of_ours",
+        "api_url": "http://127.0.0.1:9",
+    },
     "paddle": {"webhook_secrets": ["pdl_ntfset_first_secret", "pdl_ntfset_second_secret"]},
     "paystack": {"webhook_secrets": ["sk_live_first_secret", "sk_live_second_secret"]},
     "razorpay": {"webhook_secrets": ["razorpay first secret", "razorpay second secret"]},
@@ -47,7 +52,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "stripe": {"webhook_secrets": ["whsec_first_secret", "whsec_second_secret"]},
 }
 """Settings for each adapter whose signatures a test can make: two secrets, as while one replaces the other."""
-FETCHED = ("gocardless",)
+FETCHED = ("gocardless", "mollie")
 """Adapters whose webhooks say nothing of money until the provider's API is asked."""
 FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
 

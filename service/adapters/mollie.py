@@ -1,0 +1,147 @@
+"""Mollie: https://docs.mollie.com/reference/webhooks-new and https://docs.mollie.com/reference/webhooks.
+
+A webhook only says which payment to look at. The payment is fetched with its refunds and chargebacks, and each of those
+that has moved money is reported, every time: what was reported before is a duplicate.
+"""
+
+import asyncio
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
+
+from service.adapters import money
+from service.adapters.adapter import (
+    Delivery,
+    FetchError,
+    Pointers,
+    Secret,
+    Secrets,
+    SignedBodyAdapter,
+    as_json,
+    is_any_of,
+)
+from service.adapters.api import Api, ApiUrl
+from service.adapters.payload import Payload, UnusableError
+from service.database import PaymentEvent
+
+_CLASSIC = re.compile(rb"id=([a-z]{2,10}_[A-Za-z0-9]{1,64})")
+
+
+class Mollie(SignedBodyAdapter):
+    """`webhook_secrets` are the signing secrets of the webhook; `api_key` (live_… or test_…) reads the payments.
+
+    Classic webhooks, a payment's `webhookUrl`, are not signed: `classic = true` takes these, and no secrets.
+    """
+
+    webhook_secrets: Secrets = ()
+    classic: Annotated[bool, Field(validate_default=True)] = False
+    api_key: Annotated[Secret, Field(repr=False)]
+    api_url: ApiUrl = "https://api.mollie.com"
+    invoice: Pointers = ("/metadata/invoice_id",)
+    """Within the payment."""
+
+    header: ClassVar[str] = "X-Mollie-Signature"
+    prefix: ClassVar[str] = "sha256="
+    _api: Api = PrivateAttr()
+
+    @field_validator("classic")
+    @classmethod
+    def _either(cls, classic: bool, info: ValidationInfo) -> bool:
+        if classic == bool(info.data.get("webhook_secrets", not classic)):
+            raise ValueError("set webhook_secrets for signed webhooks, or else classic = true for unsigned ones")
+        return classic
+
+    def model_post_init(self, context: Any, /) -> None:  # noqa: ARG002 - pydantic's signature
+        self._api = Api(self.api_url, {"Authorization": f"Bearer {self.api_key}"})
+
+    async def is_authentic(self, delivery: Delivery) -> bool:
+        """While one secret replaces another, Mollie may sign with both; each signature that is there has to be good."""
+        if self.classic:  # a well-formed question; what counts is the API's answer
+            return _CLASSIC.fullmatch(delivery.body) is not None
+        lines = delivery.headers.getall(self.header, ())
+        given = [part.strip() for line in lines for part in line.split(",", 2)]
+        expected = [self._mac(key, delivery.body) for key in self.webhook_secrets]
+        return 0 < len(given) == len(set(given)) <= 2 and all(is_any_of((one,), expected) for one in given)
+
+    def sign(self, body: bytes, now: float) -> Mapping[str, str]:
+        if self.classic:
+            raise NotImplementedError
+        return super().sign(body, now)
+
+    def sample(self, invoice: str, amount: int, currency: str) -> bytes:  # noqa: ARG002 - a webhook holds no money
+        if self.classic:
+            return f"id=tr_sample{invoice}".encode()
+        return as_json({"id": f"event_sample{invoice}", "type": "payment.paid", "entityId": f"tr_sample{invoice}"})
+
+    def items(self, body: bytes) -> Iterable[Payload]:
+        if not self.classic:
+            return super().items(body)
+        if (match := _CLASSIC.fullmatch(body)) is None:
+            raise UnusableError("unreadable", "the body is not one id of Mollie's")
+        return [
+            Payload({"type": "payment." if match[1].startswith(b"tr_") else "other", "entityId": match[1].decode()})
+        ]
+
+    async def complete(self, item: Payload) -> Payload:
+        """The payments that the webhook is about, with their refunds and chargebacks."""
+        try:
+            payments = await asyncio.gather(*(self._payment(name) for name in await self._payments_of(item)))
+        except UnusableError as error:
+            if self.classic and error.reason == "not_found":  # anyone may ask; nothing is kept of it
+                return Payload({"payments": []})
+            raise
+        return Payload({"payments": payments})
+
+    async def close(self) -> None:
+        await self._api.close()
+
+    def translate(self, item: Payload) -> Iterable[PaymentEvent]:
+        for payment in item.parts("/payments"):
+            yield from self._moves(payment)
+
+    def _moves(self, payment: Payload) -> Iterable[PaymentEvent]:
+        self.require_mode(live=payment.text("/mode") == "live")
+        self.require_account(payment.get("/profileId"))
+        if payment.text("/status") == "paid":
+            captured = "/amountCaptured" if payment.get("/amountCaptured") else "/amount"
+            yield self._move(payment, "", "payment", "paid", amount=captured, time="/paidAt")
+        for number, refund in enumerate(_embedded(payment, "refunds")):
+            if refund.text("/status") in {"refunded", "failed"}:
+                kind = "refund" if refund.get("/status") == "refunded" else "refund_reversal"
+                yield self._move(payment, f"/_embedded/refunds/{number}", kind, refund.text("/status"))
+        for number, chargeback in enumerate(_embedded(payment, "chargebacks")):
+            place = f"/_embedded/chargebacks/{number}"
+            yield self._move(payment, place, "chargeback", "charged_back")
+            if chargeback.get("/reversedAt") is not None:
+                yield self._move(payment, place, "chargeback_reversal", "reversed", time="/reversedAt")
+
+    def _move(
+        self, payment: Payload, place: str, kind: str, status: str, *, amount: str = "/amount", time: str = "/createdAt"
+    ) -> PaymentEvent:
+        got = money.from_decimal(payment.get(f"{place}{amount}/value"), payment.get(f"{place}{amount}/currency"))
+        reference = payment.text(f"{place}/id")
+        parent = payment.text("/id") if place else None
+        return self.event(payment, f"{reference}:{status}", kind, got, reference, parent=parent, time=place + time)
+
+    async def _payments_of(self, item: Payload) -> list[str]:
+        match item.text("/type").partition(".")[0]:
+            case "payment":
+                return [item.text("/entityId")]
+            case "refund" | "chargeback":
+                return [item.text("/_embedded/entity/paymentId")]
+            case "payment-link":
+                answer = Payload(await self._api.get("v2", "payment-links", item.text("/entityId"), "payments"))
+                return [payment.text("/id") for payment in _embedded(answer, "payments")]
+        return []
+
+    async def _payment(self, name: str) -> Any:
+        payment = await self._api.get("v2", "payments", name, query={"embed": "refunds,chargebacks"})
+        if payment.get("id") != name:
+            raise FetchError(f"the API's answer is not about {name}")
+        return payment
+
+
+def _embedded(payload: Payload, name: str) -> Iterable[Payload]:
+    return payload.parts(f"/_embedded/{name}") if payload.get(f"/_embedded/{name}") is not None else ()

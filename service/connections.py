@@ -30,6 +30,7 @@ ADAPTERS = {
     "lemonsqueezy": "LemonSqueezy",
     "mollie": "Mollie",
     "paddle": "Paddle",
+    "paypal": "PayPal",
     "paystack": "Paystack",
     "razorpay": "Razorpay",
     "shopify": "Shopify",

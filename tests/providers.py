@@ -8,7 +8,9 @@ import pytest
 from multidict import CIMultiDict
 
 from service.adapters.adapter import Adapter, Delivery, Fact
+from service.adapters.paypal import PayPal
 from service.connections import adapter as adapter_class
+from tests import paypal_key
 
 NOW = 1_790_000_000.0
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -41,6 +43,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "api_url": "http://127.0.0.1:9",
     },
     "paddle": {"webhook_secrets": ["pdl_ntfset_first_secret", "pdl_ntfset_second_secret"]},
+    "paypal": {"webhook_secrets": ["WH-FIRST-ID", "WH-SECOND-ID"], "accept_forgeable_signatures": True},
     "paystack": {"webhook_secrets": ["sk_live_first_secret", "sk_live_second_secret"]},
     "razorpay": {"webhook_secrets": ["razorpay first secret", "razorpay second secret"]},
     "shopify": {"webhook_secrets": ["first secret", "second secret"]},
@@ -59,12 +62,16 @@ FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
 
 def example(name: str, **settings: Any) -> Adapter:
     """A connection of the adapter, named as it is."""
-    return adapter_class(name).model_validate({"connection": name} | EXAMPLES[name] | settings)
+    adapter = adapter_class(name).model_validate({"connection": name} | EXAMPLES[name] | settings)
+    if isinstance(adapter, PayPal):
+        paypal_key.trust(adapter)
+    return adapter
 
 
 def signed(adapter: Adapter, body: bytes, at: float = NOW) -> Delivery:
     """The body as the provider would send it."""
-    return Delivery(CIMultiDict(adapter.sign(body, at)), body, NOW)
+    headers = paypal_key.sign(adapter, body, at) if isinstance(adapter, PayPal) else adapter.sign(body, at)
+    return Delivery(CIMultiDict(headers), body, NOW)
 
 
 async def facts(adapter: Adapter, body: bytes | dict[str, Any]) -> list[Fact]:

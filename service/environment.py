@@ -31,6 +31,6 @@ def explained(error: ValidationError, prefix: str = "", *, upper: bool = True) -
     """The error of a model, a line for each bad setting, by its name after `prefix`."""
     lines = []
     for problem in error.errors(include_input=False, include_url=False):
-        name = str(problem["loc"][0])
+        name = str(problem["loc"][0]) if problem["loc"] else "settings"
         lines.append(f"{prefix}{name.upper() if upper else name}: {problem['msg'].removeprefix('Value error, ')}")
     return SettingsError("\n".join(lines))

@@ -10,11 +10,13 @@ as $$
 declare
     v_events payment_events[] := new_payment_events(
         array[p_event_id], array[p_invoice_id], array[p_amount], array[p_kind], array[p_currency], array[p_connection], array[p_reference],
-        array[p_parent_reference], array[p_invoice_reference], array[p_occurred_at], array[1], array[p_body]);
+        array[p_parent_reference], array[p_invoice_reference], array[p_occurred_at], null, array[p_body]);
     v_outcomes payment_event_outcome[] := apply_batch(v_events, p_stored => false, p_park => p_park, p_wait => true);
 begin
     perform raise_rejected_event(v_events[1], v_outcomes[1]);
-    perform store_deliveries(v_events, array[p_body], array[p_content_type], array[1]);
+    if p_body is not null then
+        perform store_deliveries(v_events, v_outcomes, array[p_body], array[p_content_type], null);
+    end if;
     return payment_event_results(v_events, v_outcomes);
 end
 $$;

@@ -15,7 +15,9 @@ declare
     v_outcomes payment_event_outcome[];
 begin
     v_outcomes := apply_isolated(v_events, p_stored => false, p_park => p_park, p_wait => p_wait);
-    perform store_deliveries(v_events, p_bodies, p_content_types, p_deliveries);
+    if p_bodies is not null then
+        perform store_deliveries(v_events, v_outcomes, p_bodies, p_content_types, p_deliveries);
+    end if;
     return query select r.* from payment_event_results(v_events, v_outcomes) r;
 end
 $$;

@@ -1,33 +1,36 @@
-create or replace function enqueue_batch(p_events payment_events[], p_park boolean) returns payment_event_outcome[]
+create or replace function enqueue_batch(p_events payment_events[], p_invoice_ids bigint[], p_park boolean) returns payment_event_outcome[]
 language plpgsql set search_path from current
 as $$
 declare
-    v_invoice_ids bigint[] := find_invoices(p_events);
+    v_named boolean := cardinality(p_invoice_ids) = cardinality(p_events) and array_position(p_invoice_ids, null) is null;
+    v_found bigint[] := case when not coalesce(v_named, false) then find_invoices(p_events) end;
+    v_invoice_ids bigint[];
     v_states text[];
     v_events payment_events[];
     v_known boolean;
     v_outcomes payment_event_outcome[];
 begin
-    select array_agg(case
-            when e.id is null then 'invalid'
-            when p_park or v_invoice_ids[e.ordinality] is null and coalesce(e.invoice_id::text, e.invoice_reference) is null then 'ready'
-            when i.id is null then 'unknown_invoice'
-            when e.currency <> i.currency then 'currency_mismatch'
-            else 'ready'
-        end order by e.ordinality)
-    into v_states
+    select array_agg(n.invoice_id),
+           array_agg(case
+               when e.id is null then 'invalid'
+               when p_park or coalesce(n.invoice_id::text, e.invoice_reference) is null then 'ready'
+               when i.id is null then 'unknown_invoice'
+               when e.currency <> i.currency then 'currency_mismatch'
+               else 'ready'
+           end)
+    into v_invoice_ids, v_states
     from unnest(p_events) with ordinality e
-    left join lateral (select * from invoices i where not p_park and i.id = v_invoice_ids[e.ordinality] offset 0) i on true;
+    cross join lateral (select coalesce(e.invoice_id, v_found[e.ordinality])) n(invoice_id)
+    left join lateral (select * from invoices i where not p_park and i.id = n.invoice_id offset 0) i on true;
 
     select s.* into v_states, v_events, v_known from store_payment_events(p_events, false, v_invoice_ids, v_states) s;
     insert into payment_queue (id)
     select e.id from unnest(p_events) with ordinality e
-    where v_states[e.ordinality] = 'ready' and v_events[e.ordinality].id = e.id
-    order by e.id;
+    where v_states[e.ordinality] = 'ready' and v_events[e.ordinality].id = e.id;
 
     if not v_known then
         return array(select row(e.id, v_invoice_ids[e.ordinality], 'queued', null)::payment_event_outcome
-                     from unnest(p_events) with ordinality e order by e.ordinality);
+                     from unnest(p_events) with ordinality e);
     end if;
     v_states := array(select case
         when s.state not in ('ready', 'queued')    -- a known event in another currency waits where it is, for the worker to bury
@@ -45,5 +48,5 @@ begin
     return v_outcomes;
 end
 $$;
-comment on function enqueue_batch(payment_events[], boolean) is 'Stores events and their queue rows. One outcome for each, in input order.';
+comment on function enqueue_batch(payment_events[], bigint[], boolean) is 'Stores events and their queue rows. One outcome for each, in input order.';
 revoke all on function enqueue_batch from public;

@@ -12,9 +12,12 @@ declare
     v_events payment_events[] := new_payment_events(
         p_event_ids, p_invoice_ids, p_amounts, p_kinds, p_currencies, p_connections, p_references,
         p_parent_references, p_invoice_references, p_occurred_at, p_deliveries, p_bodies);
+    v_outcomes payment_event_outcome[] := enqueue_batch(v_events, p_invoice_ids, p_park);
 begin
-    return query select r.* from payment_event_results(v_events, enqueue_batch(v_events, p_park)) r;
-    perform store_deliveries(v_events, p_bodies, p_content_types, p_deliveries);
+    if p_bodies is not null then
+        perform store_deliveries(v_events, v_outcomes, p_bodies, p_content_types, p_deliveries);
+    end if;
+    return query select r.* from payment_event_results(v_events, v_outcomes) r;
 end
 $$;
 comment on function enqueue_payment_events is

@@ -9,16 +9,18 @@ declare
     v_events payment_events[];
     v_invalid bigint[];
     v_position integer;
-    v_delivery_ids bigint[] := array(
+    v_delivery_ids bigint[] := case when p_deliveries is not null then array(    -- several events share one
         select case when p_bodies[n] is not null then nextval('deliveries_id_seq') end
-        from generate_series(1, cardinality(p_bodies)) n order by n);
+        from generate_series(1, cardinality(p_bodies)) n) end;
 begin
-    select array_agg(n.event order by n.position),
+    select array_agg(n.event),
            array_agg(n.position) filter (where payment_event_error(n.event) is not null)
     into v_events, v_invalid
     from (
         select e.position, row(
-            nextval('payment_events_id_seq'), now(), e.amount, e.invoice_id, null, v_delivery_ids[coalesce(e.delivery, e.position)],
+            nextval('payment_events_id_seq'), now(), e.amount, e.invoice_id, null,
+            case when p_deliveries is not null then v_delivery_ids[coalesce(e.delivery, e.position)]
+                 when p_bodies[e.position] is not null then nextval('deliveries_id_seq') end,
             e.occurred_at, coalesce(e.connection, 'direct'), e.event_id, coalesce(e.kind, 'payment'), e.currency,
             e.invoice_reference, e.reference, e.parent_reference)::payment_events as event
         from unnest(p_event_ids, p_invoice_ids, p_amounts, p_kinds, p_currencies, p_connections, p_references,

@@ -6,8 +6,7 @@ begin
     select e.event_id, o.outcome, b.id, b.status, b.amount, b.currency, b.paid, b.refunded, b.charged_back, b.due, b.overpaid, o.detail
     from unnest(p_events) with ordinality e,
          lateral (select (p_outcomes[e.ordinality]).*) o
-    left join lateral (select * from invoice_balances b where b.id = o.invoice_id offset 0) b on true
-    order by e.ordinality;
+    left join lateral (select * from invoice_balances b where b.id = o.invoice_id offset 0) b on true;
 end
 $$;
 comment on function payment_event_results(payment_events[], payment_event_outcome[]) is 'The rows that callers see: what became of each event, and its invoice now.';

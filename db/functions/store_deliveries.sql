@@ -1,22 +1,23 @@
-create or replace function store_deliveries(p_events payment_events[], p_bodies bytea[], p_content_types text[], p_deliveries integer[]) returns void
+create or replace function store_deliveries(
+    p_events payment_events[], p_outcomes payment_event_outcome[], p_bodies bytea[], p_content_types text[], p_deliveries integer[]
+) returns void
 language plpgsql set search_path from current
 as $$
 begin
     insert into deliveries (id, connection, content_type, body)
     select k.id, k.connection, left(p_content_types[k.position], 255), p_bodies[k.position]
     from (
-        select e.delivery_id as id, min(e.connection) as connection, min(coalesce(p_deliveries[e.ordinality], e.ordinality)) as position
+        select distinct on (e.delivery_id)
+               e.delivery_id as id, e.connection, coalesce(p_deliveries[e.ordinality], e.ordinality) as position
         from unnest(p_events) with ordinality e
         where e.delivery_id is not null
-          and coalesce(
-              (select s.id from payment_events s where s.id = e.id),
-              (select min(d.id) from dead_letters d
-               where d.connection = e.connection and d.event_id = e.event_id and d.delivery_id = e.delivery_id)) is not null
-        group by e.delivery_id
-    ) k
-    order by k.id;
+          and ((p_outcomes[e.ordinality]).id = e.id    -- stored just now; else an earlier one's id, or none
+               or (select min(d.id) from dead_letters d
+                   where d.connection = e.connection and d.event_id = e.event_id and d.delivery_id = e.delivery_id) is not null)
+        order by e.delivery_id
+    ) k;
 end
 $$;
-comment on function store_deliveries(payment_events[], bytea[], text[], integer[]) is
+comment on function store_deliveries(payment_events[], payment_event_outcome[], bytea[], text[], integer[]) is
     'Keeps the bodies of the requests that brought something new.';
 revoke all on function store_deliveries from public;

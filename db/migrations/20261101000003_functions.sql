@@ -180,11 +180,13 @@ as $$
 declare
     v_events payment_events[] := new_payment_events(
         array[p_event_id], array[p_invoice_id], array[p_amount], array[p_kind], array[p_currency], array[p_connection], array[p_reference],
-        array[p_parent_reference], array[p_invoice_reference], array[p_occurred_at], array[1], array[p_body]);
+        array[p_parent_reference], array[p_invoice_reference], array[p_occurred_at], null, array[p_body]);
     v_outcomes payment_event_outcome[] := apply_batch(v_events, p_stored => false, p_park => p_park, p_wait => true);
 begin
     perform raise_rejected_event(v_events[1], v_outcomes[1]);
-    perform store_deliveries(v_events, array[p_body], array[p_content_type], array[1]);
+    if p_body is not null then
+        perform store_deliveries(v_events, v_outcomes, array[p_body], array[p_content_type], null);
+    end if;
     return payment_event_results(v_events, v_outcomes);
 end
 $$;
@@ -213,7 +215,9 @@ declare
     v_outcomes payment_event_outcome[];
 begin
     v_outcomes := apply_isolated(v_events, p_stored => false, p_park => p_park, p_wait => p_wait);
-    perform store_deliveries(v_events, p_bodies, p_content_types, p_deliveries);
+    if p_bodies is not null then
+        perform store_deliveries(v_events, v_outcomes, p_bodies, p_content_types, p_deliveries);
+    end if;
     return query select r.* from payment_event_results(v_events, v_outcomes) r;
 end
 $$;
@@ -316,36 +320,39 @@ comment on function dismiss_dead_letters(text, integer, text, text) is
 revoke all on function dismiss_dead_letters from public;
 select grant_to('operator', 'execute on function dismiss_dead_letters');
 
-create or replace function enqueue_batch(p_events payment_events[], p_park boolean) returns payment_event_outcome[]
+create or replace function enqueue_batch(p_events payment_events[], p_invoice_ids bigint[], p_park boolean) returns payment_event_outcome[]
 language plpgsql set search_path from current
 as $$
 declare
-    v_invoice_ids bigint[] := find_invoices(p_events);
+    v_named boolean := cardinality(p_invoice_ids) = cardinality(p_events) and array_position(p_invoice_ids, null) is null;
+    v_found bigint[] := case when not coalesce(v_named, false) then find_invoices(p_events) end;
+    v_invoice_ids bigint[];
     v_states text[];
     v_events payment_events[];
     v_known boolean;
     v_outcomes payment_event_outcome[];
 begin
-    select array_agg(case
-            when e.id is null then 'invalid'
-            when p_park or v_invoice_ids[e.ordinality] is null and coalesce(e.invoice_id::text, e.invoice_reference) is null then 'ready'
-            when i.id is null then 'unknown_invoice'
-            when e.currency <> i.currency then 'currency_mismatch'
-            else 'ready'
-        end order by e.ordinality)
-    into v_states
+    select array_agg(n.invoice_id),
+           array_agg(case
+               when e.id is null then 'invalid'
+               when p_park or coalesce(n.invoice_id::text, e.invoice_reference) is null then 'ready'
+               when i.id is null then 'unknown_invoice'
+               when e.currency <> i.currency then 'currency_mismatch'
+               else 'ready'
+           end)
+    into v_invoice_ids, v_states
     from unnest(p_events) with ordinality e
-    left join lateral (select * from invoices i where not p_park and i.id = v_invoice_ids[e.ordinality] offset 0) i on true;
+    cross join lateral (select coalesce(e.invoice_id, v_found[e.ordinality])) n(invoice_id)
+    left join lateral (select * from invoices i where not p_park and i.id = n.invoice_id offset 0) i on true;
 
     select s.* into v_states, v_events, v_known from store_payment_events(p_events, false, v_invoice_ids, v_states) s;
     insert into payment_queue (id)
     select e.id from unnest(p_events) with ordinality e
-    where v_states[e.ordinality] = 'ready' and v_events[e.ordinality].id = e.id
-    order by e.id;
+    where v_states[e.ordinality] = 'ready' and v_events[e.ordinality].id = e.id;
 
     if not v_known then
         return array(select row(e.id, v_invoice_ids[e.ordinality], 'queued', null)::payment_event_outcome
-                     from unnest(p_events) with ordinality e order by e.ordinality);
+                     from unnest(p_events) with ordinality e);
     end if;
     v_states := array(select case
         when s.state not in ('ready', 'queued')    -- a known event in another currency waits where it is, for the worker to bury
@@ -363,7 +370,7 @@ begin
     return v_outcomes;
 end
 $$;
-comment on function enqueue_batch(payment_events[], boolean) is 'Stores events and their queue rows. One outcome for each, in input order.';
+comment on function enqueue_batch(payment_events[], bigint[], boolean) is 'Stores events and their queue rows. One outcome for each, in input order.';
 revoke all on function enqueue_batch from public;
 
 create or replace function enqueue_payment_event(
@@ -378,11 +385,13 @@ as $$
 declare
     v_events payment_events[] := new_payment_events(
         array[p_event_id], array[p_invoice_id], array[p_amount], array[p_kind], array[p_currency], array[p_connection], array[p_reference],
-        array[p_parent_reference], array[p_invoice_reference], array[p_occurred_at], array[1], array[p_body]);
-    v_outcomes payment_event_outcome[] := enqueue_batch(v_events, p_park);
+        array[p_parent_reference], array[p_invoice_reference], array[p_occurred_at], null, array[p_body]);
+    v_outcomes payment_event_outcome[] := enqueue_batch(v_events, array[p_invoice_id], p_park);
 begin
     perform raise_rejected_event(v_events[1], v_outcomes[1]);
-    perform store_deliveries(v_events, array[p_body], array[p_content_type], array[1]);
+    if p_body is not null then
+        perform store_deliveries(v_events, v_outcomes, array[p_body], array[p_content_type], null);
+    end if;
     return payment_event_results(v_events, v_outcomes);
 end
 $$;
@@ -405,9 +414,12 @@ declare
     v_events payment_events[] := new_payment_events(
         p_event_ids, p_invoice_ids, p_amounts, p_kinds, p_currencies, p_connections, p_references,
         p_parent_references, p_invoice_references, p_occurred_at, p_deliveries, p_bodies);
+    v_outcomes payment_event_outcome[] := enqueue_batch(v_events, p_invoice_ids, p_park);
 begin
-    return query select r.* from payment_event_results(v_events, enqueue_batch(v_events, p_park)) r;
-    perform store_deliveries(v_events, p_bodies, p_content_types, p_deliveries);
+    if p_bodies is not null then
+        perform store_deliveries(v_events, v_outcomes, p_bodies, p_content_types, p_deliveries);
+    end if;
+    return query select r.* from payment_event_results(v_events, v_outcomes) r;
 end
 $$;
 comment on function enqueue_payment_events is
@@ -858,16 +870,18 @@ declare
     v_events payment_events[];
     v_invalid bigint[];
     v_position integer;
-    v_delivery_ids bigint[] := array(
+    v_delivery_ids bigint[] := case when p_deliveries is not null then array(    -- several events share one
         select case when p_bodies[n] is not null then nextval('deliveries_id_seq') end
-        from generate_series(1, cardinality(p_bodies)) n order by n);
+        from generate_series(1, cardinality(p_bodies)) n) end;
 begin
-    select array_agg(n.event order by n.position),
+    select array_agg(n.event),
            array_agg(n.position) filter (where payment_event_error(n.event) is not null)
     into v_events, v_invalid
     from (
         select e.position, row(
-            nextval('payment_events_id_seq'), now(), e.amount, e.invoice_id, null, v_delivery_ids[coalesce(e.delivery, e.position)],
+            nextval('payment_events_id_seq'), now(), e.amount, e.invoice_id, null,
+            case when p_deliveries is not null then v_delivery_ids[coalesce(e.delivery, e.position)]
+                 when p_bodies[e.position] is not null then nextval('deliveries_id_seq') end,
             e.occurred_at, coalesce(e.connection, 'direct'), e.event_id, coalesce(e.kind, 'payment'), e.currency,
             e.invoice_reference, e.reference, e.parent_reference)::payment_events as event
         from unnest(p_event_ids, p_invoice_ids, p_amounts, p_kinds, p_currencies, p_connections, p_references,
@@ -904,8 +918,7 @@ begin
     select e.event_id, o.outcome, b.id, b.status, b.amount, b.currency, b.paid, b.refunded, b.charged_back, b.due, b.overpaid, o.detail
     from unnest(p_events) with ordinality e,
          lateral (select (p_outcomes[e.ordinality]).*) o
-    left join lateral (select * from invoice_balances b where b.id = o.invoice_id offset 0) b on true
-    order by e.ordinality;
+    left join lateral (select * from invoice_balances b where b.id = o.invoice_id offset 0) b on true;
 end
 $$;
 comment on function payment_event_results(payment_events[], payment_event_outcome[]) is 'The rows that callers see: what became of each event, and its invoice now.';
@@ -1448,26 +1461,27 @@ comment on function store_dead_letter(text, text, text, bytea, text, text) is
 revoke all on function store_dead_letter from public;
 select grant_to('server', 'execute on function store_dead_letter');
 
-create or replace function store_deliveries(p_events payment_events[], p_bodies bytea[], p_content_types text[], p_deliveries integer[]) returns void
+create or replace function store_deliveries(
+    p_events payment_events[], p_outcomes payment_event_outcome[], p_bodies bytea[], p_content_types text[], p_deliveries integer[]
+) returns void
 language plpgsql set search_path from current
 as $$
 begin
     insert into deliveries (id, connection, content_type, body)
     select k.id, k.connection, left(p_content_types[k.position], 255), p_bodies[k.position]
     from (
-        select e.delivery_id as id, min(e.connection) as connection, min(coalesce(p_deliveries[e.ordinality], e.ordinality)) as position
+        select distinct on (e.delivery_id)
+               e.delivery_id as id, e.connection, coalesce(p_deliveries[e.ordinality], e.ordinality) as position
         from unnest(p_events) with ordinality e
         where e.delivery_id is not null
-          and coalesce(
-              (select s.id from payment_events s where s.id = e.id),
-              (select min(d.id) from dead_letters d
-               where d.connection = e.connection and d.event_id = e.event_id and d.delivery_id = e.delivery_id)) is not null
-        group by e.delivery_id
-    ) k
-    order by k.id;
+          and ((p_outcomes[e.ordinality]).id = e.id    -- stored just now; else an earlier one's id, or none
+               or (select min(d.id) from dead_letters d
+                   where d.connection = e.connection and d.event_id = e.event_id and d.delivery_id = e.delivery_id) is not null)
+        order by e.delivery_id
+    ) k;
 end
 $$;
-comment on function store_deliveries(payment_events[], bytea[], text[], integer[]) is
+comment on function store_deliveries(payment_events[], payment_event_outcome[], bytea[], text[], integer[]) is
     'Keeps the bodies of the requests that brought something new.';
 revoke all on function store_deliveries from public;
 

@@ -12,7 +12,7 @@ function claim_payment_events(integer,bigint,boolean) security definer
 function close_queue_gate() security definer
 function dismiss_dead_letter(bigint,text,text) security definer
 function dismiss_dead_letters(text,integer,text,text) security definer
-function enqueue_batch(payment_events[],boolean)
+function enqueue_batch(payment_events[],bigint[],boolean)
 function enqueue_payment_event(text,bigint,bigint,text,text,text,text,text,text,timestamp with time zone,bytea,text,boolean) security definer
 function enqueue_payment_events(text[],bigint[],bigint[],text[],text[],text[],text[],text[],text[],timestamp with time zone[],bytea[],text[],integer[],boolean) security definer
 function expire_parked_events(integer)
@@ -55,7 +55,7 @@ function retry_dead_letter(bigint,text,text) security definer
 function retry_dead_letters(text,integer,text,text) security definer
 function set_events_aside(payment_events[],bigint[],text[],bigint[])
 function store_dead_letter(text,text,text,bytea,text,text) security definer
-function store_deliveries(payment_events[],bytea[],text[],integer[])
+function store_deliveries(payment_events[],payment_event_outcome[],bytea[],text[],integer[])
 function store_payment_events(payment_events[],boolean,bigint[],text[])
 function try_queue_watch() security definer
 function void_payment(text,text,text,text) security definer

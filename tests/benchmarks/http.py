@@ -1,19 +1,23 @@
 """Benchmark of the endpoints: requests a second and latency by wrk, as ratios to controls in the same run.
 
-    python -m tests.benchmarks.http                 # about three minutes
+    python -m tests.benchmarks.http                 # about four minutes
     python -m tests.benchmarks.http --rounds 1 --seconds 2
 
 Controls on the same HTTP stack: a handler that validates and answers without a database, and one pooled call a request.
-It needs wrk (Debian: wrk). PostgreSQL is the embedded one as it ships, in a temporary folder. The report goes to
-standard output.
+Beside them two servers on one port, and Stripe's endpoint with signed events of 3 kB. It needs wrk (Debian:
+wrk). PostgreSQL is the embedded one as it ships, in a temporary folder. The report goes to standard output.
 """
 
 import argparse
 import asyncio
+import contextlib
+import json
 import os
 import re
+import secrets
 import shutil
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -25,7 +29,7 @@ from pathlib import Path
 import asyncpg
 import uvloop
 
-from service import admin, embedded, migrate
+from service import admin, connections, embedded, migrate
 from service.database import PaymentEvent, Result, Session
 from service.process import run_until_signalled
 from service.server import Server
@@ -33,7 +37,10 @@ from service.settings import Settings, from_environment
 from tests.http_service import free_port
 
 SCRIPT = Path(__file__).with_name("payments.lua")
-SYNC, QUEUE = "/webhooks-sync/payments", "/webhooks/payments"
+SYNC, QUEUE, STRIPE = "/webhooks-sync/payments", "/webhooks/payments", "/webhooks/stripe"
+SECRET = "whsec_of_the_benchmark"
+EVENT_SIZE = 3000
+"""Bytes of one of Stripe's events."""
 
 
 class WithoutDatabase(Server):
@@ -71,7 +78,12 @@ class PooledCall(Server):
             self._pool.put_nowait(session)
 
 
-KINDS: dict[str, type[Server]] = {"ours": Server, "no database": WithoutDatabase, "pooled call": PooledCall}
+KINDS: dict[str, type[Server]] = {
+    "ours": Server,
+    "no database": WithoutDatabase,
+    "pooled call": PooledCall,
+    "two of ours": Server,
+}
 
 
 async def _serve(kind: str, settings: Settings, stop: asyncio.Event) -> None:
@@ -82,13 +94,30 @@ async def _serve(kind: str, settings: Settings, stop: asyncio.Event) -> None:
     await server.close()
 
 
-def wrk(port: int, path: str, connections: int, seconds: int) -> tuple[float, float, float]:
+def sign_events(file: Path, number: int) -> None:
+    """Write so many of Stripe's events, signed, as payments.lua reads them."""
+    stripe = connections.adapter("stripe").model_validate({"connection": "stripe", "webhook_secrets": [SECRET]})
+    now = time.time()
+    with file.open("wb") as out:
+        for _ in range(number):
+            event = json.loads(stripe.sample(str(secrets.randbelow(10_000) + 1), 1, "usd"))
+            event["id"] = event["data"]["object"]["id"] = f"evt_{secrets.token_hex(12)}"
+            event["data"]["object"]["description"] = "x" * (EVENT_SIZE - len(json.dumps(event)))
+            body = json.dumps(event).encode()
+            [(name, value)] = stripe.sign(body, now).items()
+            out.write(b"\t".join([name.encode(), value.encode(), body]) + b"\n")
+
+
+def wrk(port: int, path: str, connections: int, seconds: int, signed: Path) -> tuple[float, float, float]:
     """Requests a second, p50 and p99 in ms."""
     program = shutil.which("wrk")
     if program is None:
         raise SystemExit("wrk is not installed (Debian: wrk).")
     command = [program, "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(SCRIPT)]
     command += [f"http://127.0.0.1:{port}{path}", "--", f"b{time.time_ns()}"]
+    if path == STRIPE:
+        sign_events(signed, 6000 * seconds)
+        command.append(str(signed))
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in said or "Socket errors" in said:
         raise SystemExit(said)
@@ -100,52 +129,67 @@ def wrk(port: int, path: str, connections: int, seconds: int) -> tuple[float, fl
     return float(re.findall(r"Requests/sec:\s+([\d.]+)", said)[0]), milliseconds("50"), milliseconds("99")
 
 
+def wait_for(port: int) -> None:
+    """Return once somebody listens there."""
+    for _ in range(200):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.1)
+    raise SystemExit(f"no server came up on port {port}")
+
+
 def resident_kb(pid: int) -> int:
     """Resident memory of a process (Linux), kB."""
     return int(re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[0])
 
 
-def measure(url: str, rounds: int, seconds: int) -> list[str]:
+def measure(url: str, rounds: int, seconds: int, signed: Path) -> list[str]:
     """The report's lines."""
     ports = {kind: free_port() for kind in KINDS}
-    processes = {
-        kind: subprocess.Popen(
+    settings = {"DATABASE_URL": url, "ALLOW_UNSIGNED": "true", "STRIPE_WEBHOOK_SECRETS": SECRET}
+    processes = [
+        subprocess.Popen(
             [sys.executable, "-m", "tests.benchmarks.http", "--serve", kind],
-            env=os.environ | {"DATABASE_URL": url, "PORT": str(port), "ALLOW_UNSIGNED": "true"},
+            env=os.environ | settings | {"PORT": str(ports[kind])},
         )
-        for kind, port in ports.items()
-    }
+        for kind in [*KINDS, "two of ours"]
+    ]
     cases = [(kind, path, connections) for connections in (64, 1) for path in (SYNC, QUEUE) for kind in KINDS]
+    cases.append(("ours", STRIPE, 64))
+    memory = []
     results: dict[tuple[str, str, int], list[tuple[float, float, float]]] = defaultdict(list)
     try:
-        time.sleep(2)
+        for port in ports.values():
+            wait_for(port)
         for number in range(rounds + 1):
             for kind, path, connections in cases:
-                figures = wrk(ports[kind], path, connections, seconds)
+                figures = wrk(ports[kind], path, connections, seconds, signed)
                 print(f"round {number}: {kind} {path} {connections}: {figures[0]:,.0f}/s", file=sys.stderr, flush=True)
                 if number:  # the first warms up
                     results[kind, path, connections].append(figures)
-        memory = resident_kb(processes["ours"].pid)
+            memory.append(resident_kb(processes[0].pid) / 1024)
     finally:
-        for process in processes.values():
+        for process in processes:
             process.send_signal(signal.SIGTERM)
             process.wait()
     lines = [
-        "| endpoint | connections | server | requests/s | p50 ms | p99 ms | to no database | to pooled call |",
-        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| endpoint | connections | server | per second | p50 ms | p99 ms | to no database | to pooled call | to ours |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for kind, path, connections in cases:
         mine = results[kind, path, connections]
+        plain = QUEUE if path == STRIPE else path
         ratios = [
-            statistics.median(a[0] / b[0] for a, b in zip(mine, results[other, path, connections], strict=True))
-            for other in ("no database", "pooled call")
+            statistics.median(a[0] / b[0] for a, b in zip(mine, results[other, plain, connections], strict=True))
+            for other in ("no database", "pooled call", "ours")
         ]
         rate, p50, p99 = (statistics.median(figures) for figures in zip(*mine, strict=True))
         lines.append(
             f"| `{path}` | {connections} | {kind} | {rate:,.0f} | {p50:.1f} | {p99:.1f} "
-            f"| {ratios[0]:.2f} | {ratios[1]:.2f} |"
+            f"| {ratios[0]:.2f} | {ratios[1]:.2f} | {ratios[2]:.2f} |"
         )
-    return [*lines, "", f"Resident memory of our server at the end: {memory / 1024:.0f} MB."]
+    resident = ", ".join(f"{megabytes:.0f}" for megabytes in memory)
+    return [*lines, "", f"Resident memory of our server after each round: {resident} MB."]
 
 
 async def _prepare(url: str) -> None:
@@ -167,7 +211,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="payments-http-") as folder, embedded.start(Path(folder)) as server:
         asyncio.run(_prepare(server.url))
-        print("\n".join(measure(server.url, options.rounds, options.seconds)))
+        print("\n".join(measure(server.url, options.rounds, options.seconds, Path(folder, "signed_events"))))
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def measure(url: str, rounds: int, seconds: int, signed: Path) -> list[str]:
             process.send_signal(signal.SIGTERM)
             process.wait()
     lines = [
-        "| endpoint | connections | server | per second | p50 ms | p99 ms | to no database | to pooled call | to ours |",
+        "| endpoint | connections | server | per s | p50 ms | p99 ms | to no database | to pooled call | to ours |",
         "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for kind, path, connections in cases:

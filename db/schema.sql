@@ -215,7 +215,7 @@ begin
     select p.* into v_invoice_ids, v_states from post_payments(v_events, v_invoice_ids, v_states) p;
     if 'applied' = all(v_states) and (p_stored or not v_known) then
         return array(select row(e.id, v_invoice_ids[e.ordinality], 'applied', null)::payment_event_outcome
-                     from unnest(v_events) with ordinality e order by e.ordinality);
+                     from unnest(v_events) with ordinality e);
     end if;
     -- It moves what it has stored itself, or holds in the queue. Where another event waits is for the worker to change.
     v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states, array(select e.id from unnest(p_events) e where e.id is not null));
@@ -323,6 +323,7 @@ CREATE FUNCTION public.apply_payment_event(p_event_id text, p_invoice_id bigint,
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
     SET enable_material TO 'off'
+    SET enable_memoize TO 'off'
     AS $$
 declare
     v_events payment_events[] := new_payment_events(
@@ -359,6 +360,7 @@ CREATE FUNCTION public.apply_payment_events(p_event_ids text[], p_invoice_ids bi
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
     SET enable_material TO 'off'
+    SET enable_memoize TO 'off'
     AS $$
 declare
     v_events payment_events[] := new_payment_events(
@@ -436,6 +438,7 @@ CREATE FUNCTION public.claim_payment_events(p_batch_size integer DEFAULT 500, p_
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
     SET enable_material TO 'off'
+    SET enable_memoize TO 'off'
     AS $$
 declare
     v_ids bigint[] := '{}';
@@ -618,6 +621,7 @@ CREATE FUNCTION public.enqueue_payment_event(p_event_id text, p_invoice_id bigin
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
     SET enable_material TO 'off'
+    SET enable_memoize TO 'off'
     AS $$
 declare
     v_events payment_events[] := new_payment_events(
@@ -654,6 +658,7 @@ CREATE FUNCTION public.enqueue_payment_events(p_event_ids text[], p_invoice_ids 
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
     SET enable_material TO 'off'
+    SET enable_memoize TO 'off'
     AS $$
 declare
     v_events payment_events[] := new_payment_events(
@@ -794,8 +799,7 @@ begin
                     where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
                       and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end)))
             end)
-        from unnest(p_events) with ordinality e
-        order by e.ordinality);
+        from unnest(p_events) e);
 end
 $$;
 
@@ -1268,7 +1272,7 @@ begin
                 and e.amount + greatest(i.amount_paid, i.amount_refunded, i.amount_charged_back) > 1000000000000000000
                 and base_kind(e.kind) is null then 'amount_out_of_range'
             else 'ready'
-        end order by e.ordinality),
+        end),
         coalesce(max(greatest(i.amount_paid, i.amount_refunded, i.amount_charged_back)), 0)
             > 1000000000000000000 - 1000000000000000 * cardinality(p_events)::bigint
     into p_states, p_near_limit
@@ -1439,7 +1443,7 @@ declare
     v_posted bigint[] := '{}';
     v_now_posted bigint[];
     v_postings bigint[];
-    v_ids bigint[] := array(select e.id from unnest(p_events) with ordinality e order by e.ordinality);
+    v_ids bigint[] := array(select e.id from unnest(p_events) e);
 begin
     foreach v_phase in array array(select distinct posting_phase(e.kind) from unnest(p_events) e order by 1) loop
         if v_phase = 3 or v_phase = 2 and 'waiting' = any(p_states) then
@@ -1574,6 +1578,7 @@ CREATE FUNCTION public.process_claimed_events(p_ids bigint[], p_max_attempts int
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
     SET enable_material TO 'off'
+    SET enable_memoize TO 'off'
     AS $$
 declare
     v_outcomes payment_event_outcome[];
@@ -1624,6 +1629,7 @@ CREATE FUNCTION public.process_payment_queue(p_batch_size integer DEFAULT 500, p
     SET enable_hashjoin TO 'off'
     SET enable_mergejoin TO 'off'
     SET enable_material TO 'off'
+    SET enable_memoize TO 'off'
     AS $$
 declare
     v_ids bigint[] := claim_payment_events(p_batch_size, p_after, p_retries);

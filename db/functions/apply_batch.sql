@@ -23,7 +23,7 @@ begin
     select p.* into v_invoice_ids, v_states from post_payments(v_events, v_invoice_ids, v_states) p;
     if 'applied' = all(v_states) and (p_stored or not v_known) then
         return array(select row(e.id, v_invoice_ids[e.ordinality], 'applied', null)::payment_event_outcome
-                     from unnest(v_events) with ordinality e order by e.ordinality);
+                     from unnest(v_events) with ordinality e);
     end if;
     -- It moves what it has stored itself, or holds in the queue. Where another event waits is for the worker to change.
     v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states, array(select e.id from unnest(p_events) e where e.id is not null));

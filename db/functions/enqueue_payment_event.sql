@@ -5,7 +5,7 @@ create or replace function enqueue_payment_event(
     p_body bytea default null, p_content_type text default null, p_park boolean default false
 ) returns payment_event_result
 language plpgsql security definer set search_path from current
-set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set enable_memoize = off
 as $$
 declare
     v_events payment_events[] := new_payment_events(

@@ -13,8 +13,7 @@ begin
                     where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
                       and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end)))
             end)
-        from unnest(p_events) with ordinality e
-        order by e.ordinality);
+        from unnest(p_events) e);
 end
 $$;
 comment on function find_invoices(payment_events[]) is

@@ -27,7 +27,7 @@ begin
                 and e.amount + greatest(i.amount_paid, i.amount_refunded, i.amount_charged_back) > 1000000000000000000
                 and base_kind(e.kind) is null then 'amount_out_of_range'
             else 'ready'
-        end order by e.ordinality),
+        end),
         coalesce(max(greatest(i.amount_paid, i.amount_refunded, i.amount_charged_back)), 0)
             > 1000000000000000000 - 1000000000000000 * cardinality(p_events)::bigint
     into p_states, p_near_limit

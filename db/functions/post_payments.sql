@@ -10,7 +10,7 @@ declare
     v_posted bigint[] := '{}';
     v_now_posted bigint[];
     v_postings bigint[];
-    v_ids bigint[] := array(select e.id from unnest(p_events) with ordinality e order by e.ordinality);
+    v_ids bigint[] := array(select e.id from unnest(p_events) e);
 begin
     foreach v_phase in array array(select distinct posting_phase(e.kind) from unnest(p_events) e order by 1) loop
         if v_phase = 3 or v_phase = 2 and 'waiting' = any(p_states) then

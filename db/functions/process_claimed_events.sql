@@ -4,7 +4,7 @@ create or replace function process_claimed_events(
     out busy integer, out failed integer, out dead integer
 )
 language plpgsql security definer set search_path from current
-set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set enable_memoize = off
 as $$
 declare
     v_outcomes payment_event_outcome[];

@@ -5,7 +5,7 @@ create or replace function process_payment_queue(
     out busy integer, out failed integer, out dead integer, out released integer, out last_id bigint
 )
 language plpgsql security definer set search_path from current
-set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set enable_memoize = off
 as $$
 declare
     v_ids bigint[] := claim_payment_events(p_batch_size, p_after, p_retries);

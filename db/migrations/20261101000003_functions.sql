@@ -87,7 +87,7 @@ begin
     select p.* into v_invoice_ids, v_states from post_payments(v_events, v_invoice_ids, v_states) p;
     if 'applied' = all(v_states) and (p_stored or not v_known) then
         return array(select row(e.id, v_invoice_ids[e.ordinality], 'applied', null)::payment_event_outcome
-                     from unnest(v_events) with ordinality e order by e.ordinality);
+                     from unnest(v_events) with ordinality e);
     end if;
     -- It moves what it has stored itself, or holds in the queue. Where another event waits is for the worker to change.
     v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states, array(select e.id from unnest(p_events) e where e.id is not null));
@@ -175,7 +175,7 @@ create or replace function apply_payment_event(
     p_body bytea default null, p_content_type text default null, p_park boolean default false
 ) returns payment_event_result
 language plpgsql security definer set search_path from current
-set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set enable_memoize = off
 as $$
 declare
     v_events payment_events[] := new_payment_events(
@@ -206,7 +206,7 @@ create or replace function apply_payment_events(
     p_park boolean default false, p_wait boolean default true
 ) returns setof payment_event_result
 language plpgsql security definer set search_path from current
-set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set enable_memoize = off
 as $$
 declare
     v_events payment_events[] := new_payment_events(
@@ -245,7 +245,7 @@ revoke all on function bury_payment_event from public;
 create or replace function claim_payment_events(p_batch_size integer default 500, p_after bigint default 0, p_retries boolean default null)
 returns bigint[]
 language plpgsql security definer set search_path from current
-set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set enable_memoize = off
 as $$
 declare
     v_ids bigint[] := '{}';
@@ -380,7 +380,7 @@ create or replace function enqueue_payment_event(
     p_body bytea default null, p_content_type text default null, p_park boolean default false
 ) returns payment_event_result
 language plpgsql security definer set search_path from current
-set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set enable_memoize = off
 as $$
 declare
     v_events payment_events[] := new_payment_events(
@@ -408,7 +408,7 @@ create or replace function enqueue_payment_events(
     p_park boolean default false
 ) returns setof payment_event_result
 language plpgsql security definer set search_path from current
-set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set enable_memoize = off
 as $$
 declare
     v_events payment_events[] := new_payment_events(
@@ -510,8 +510,7 @@ begin
                     where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
                       and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end)))
             end)
-        from unnest(p_events) with ordinality e
-        order by e.ordinality);
+        from unnest(p_events) e);
 end
 $$;
 comment on function find_invoices(payment_events[]) is
@@ -824,7 +823,7 @@ begin
                 and e.amount + greatest(i.amount_paid, i.amount_refunded, i.amount_charged_back) > 1000000000000000000
                 and base_kind(e.kind) is null then 'amount_out_of_range'
             else 'ready'
-        end order by e.ordinality),
+        end),
         coalesce(max(greatest(i.amount_paid, i.amount_refunded, i.amount_charged_back)), 0)
             > 1000000000000000000 - 1000000000000000 * cardinality(p_events)::bigint
     into p_states, p_near_limit
@@ -936,7 +935,7 @@ declare
     v_posted bigint[] := '{}';
     v_now_posted bigint[];
     v_postings bigint[];
-    v_ids bigint[] := array(select e.id from unnest(p_events) with ordinality e order by e.ordinality);
+    v_ids bigint[] := array(select e.id from unnest(p_events) e);
 begin
     foreach v_phase in array array(select distinct posting_phase(e.kind) from unnest(p_events) e order by 1) loop
         if v_phase = 3 or v_phase = 2 and 'waiting' = any(p_states) then
@@ -1043,7 +1042,7 @@ create or replace function process_claimed_events(
     out busy integer, out failed integer, out dead integer
 )
 language plpgsql security definer set search_path from current
-set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set enable_memoize = off
 as $$
 declare
     v_outcomes payment_event_outcome[];
@@ -1084,7 +1083,7 @@ create or replace function process_payment_queue(
     out busy integer, out failed integer, out dead integer, out released integer, out last_id bigint
 )
 language plpgsql security definer set search_path from current
-set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set enable_memoize = off
 as $$
 declare
     v_ids bigint[] := claim_payment_events(p_batch_size, p_after, p_retries);

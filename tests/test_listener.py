@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import aiohttp
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 
 from service import embedded, migrate
 from service.database import QueueSession, RejectedError
@@ -28,6 +29,7 @@ HOUR = 3600.0  # a poll interval that leaves NOTIFY alone to wake the listener
 BACKENDS = "from pg_stat_activity where application_name = 'payment_webhooks listener' and datname = current_database()"
 GATE = "select pid from pg_locks where locktype = 'advisory' and objsubid = 2 and objid = 1 and mode = 'ExclusiveLock'"
 WATCH = "select pid from pg_locks where locktype = 'advisory' and objsubid = 2 and objid = 2 and granted"
+KEEP_GATE_OPEN = "select pg_advisory_lock_shared('payment_queue'::regclass::oid::integer, 1)"
 HELD = """
     select count(*) from pg_locks l join pg_database d on d.oid = l.database
     where l.locktype = 'advisory' and d.datname = current_database()
@@ -140,21 +142,89 @@ async def test_a_poll_finds_what_nobody_told_of(database_url: str, db: Connectio
         assert await seconds_to_apply(db, "e1") < 0.5
 
 
-async def test_the_watch_passes_on_when_its_listener_is_killed(database_url: str, db: Connection) -> None:
-    first = Process("service.listener", database_url, POLL_INTERVAL="0.5")
+@contextlib.asynccontextmanager
+async def watch_and_reserve(url: str) -> AsyncIterator[tuple[Process, Process]]:
+    first = Process("service.listener", url, POLL_INTERVAL="0.5")
     await ready(first)
-    second = Process("service.listener", database_url, POLL_INTERVAL="0.5")
+    second = Process("service.listener", url, POLL_INTERVAL="0.5")
     try:
         await ready(second)
-        [watch] = await db.fetchval(f"select array({WATCH})")
-        first.process.kill()
-        assert await seconds_to_apply(db, "e1") < 1
-        await sessions.until(lambda: db.fetchval(WATCH))
-        assert await db.fetchval(WATCH) != watch
-        assert await seconds_to_apply(db, "e2") < 0.3
+        yield first, second
     finally:
         await first.end(signal.SIGKILL)
         assert (await second.end())[0] == 0
+
+
+@pytest.mark.parametrize("moment", ["asleep", "awake", "at the gate"])
+async def test_the_watch_passes_on_when_its_listener_is_killed(
+    database_url: str, db: Connection, connect: Any, moment: str
+) -> None:
+    other = await connect()
+    await db.execute(sessions.HOLD_AT_ONCE)
+    async with watch_and_reserve(database_url) as (first, _):
+        await sessions.until(lambda: db.fetchval(GATE))
+        watch = await db.fetchval(WATCH)
+        if moment != "asleep":
+            await other.execute("select pg_advisory_lock(4711)" if moment == "awake" else KEEP_GATE_OPEN)
+            await enqueue(db, "e0")
+            waits = f"select pid {BACKENDS} and pid = {watch} and wait_event = 'advisory'"
+            await sessions.until(lambda: db.fetchval(waits))
+        first.process.kill()
+        await other.execute("select pg_advisory_unlock_all()")
+        assert await seconds_to_apply(db, "e1") < 1.5
+        await sessions.until(lambda: db.fetchval(f"select exists ({WATCH} and pid <> {watch})"))
+        assert await seconds_to_apply(db, "e2") < 0.5
+    await assert_consistent(db)
+
+
+async def test_others_carry_on_while_the_watch_is_stopped_in_its_sleep(database_url: str, db: Connection) -> None:
+    async with watch_and_reserve(database_url) as (first, _):
+        await sessions.until(lambda: db.fetchval(GATE))
+        first.process.send_signal(signal.SIGSTOP)
+        assert max([await seconds_to_apply(db, f"e{number}") for number in range(3)]) < 1.5
+        first.process.send_signal(signal.SIGCONT)
+        assert await seconds_to_apply(db, "e") < 1.5
+        assert first.process.poll() is None
+    await assert_consistent(db)
+
+
+async def test_the_clock_of_its_machine_decides_nothing(
+    database_url: str, db: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    await db.execute("""
+        create function fail_once() returns trigger language plpgsql as $$
+        begin
+            if (select attempts = 0 from payment_queue) then raise 'once'; end if;
+            return new;
+        end $$;
+        create trigger fail_once before update on invoices for each row execute function fail_once();
+    """)
+    async with listening(database_url, poll_interval=HOUR):
+        assert 0.5 < await seconds_to_apply(db, "e1") < 3
+
+
+def metric(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(f"payment_webhooks_listener_{name}", labels) or 0
+
+
+async def test_a_wake_is_counted_by_what_caused_it(database_url: str, db: Connection) -> None:
+    causes = ("notify", "lost", "poll")
+    before = [metric("wakeups_total", cause=cause) for cause in causes]
+    connections, heard = metric("connections_total"), metric("wake_seconds_count")
+    async with listening(database_url, poll_interval=HOUR):
+        await sessions.until(lambda: db.fetchval(GATE))
+        await asyncio.sleep(0.05)
+        await seconds_to_apply(db, "e1")
+        await sessions.until(lambda: db.fetchval(GATE))
+        await asyncio.sleep(0.05)
+        await db.execute(f"select pg_terminate_backend(pid, 1000) {BACKENDS}")
+        await sessions.until(lambda: db.fetchval(GATE))
+    after = [metric("wakeups_total", cause=cause) for cause in causes]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [1, 1, 0]
+    assert metric("wake_seconds_count") - heard == 1
+    assert metric("connections_total") - connections == 2
 
 
 async def test_a_terminated_backend_is_replaced_at_once(database_url: str, db: Connection) -> None:
@@ -421,7 +491,8 @@ async def test_its_metrics_tell_what_happened(database_url: str, db: Connection)
     process = Process("service.listener", database_url)
     await ready(process)
     metrics = await ready(process)
-    await process.end()
+    _, said = await process.end()
+    assert f"database={await db.fetchval('select current_database()')}" in said
     assert 'payment_webhooks_events_total{outcome="applied"} 2.0' in metrics
     assert "payment_webhooks_listener_watch 1.0" in metrics
     assert 'payment_webhooks_queue_events{state="queued"}' in metrics
@@ -445,9 +516,11 @@ async def test_it_is_not_ready_while_the_schema_is_older_than_the_service(databa
     stop = asyncio.Event()
     listener = Listener(Settings(database_url=database_url, poll_interval=0.3), stop)
     await db.execute("create or replace function schema_version() returns text language sql as $$ select '1' $$")
+    connections = metric("connections_total")
     task = asyncio.create_task(listener.run())
     await enqueue(db, "e1")
     await asyncio.sleep(0.5)
+    assert metric("connections_total") - connections == 1
     assert "run dbmate up" in str(await listener.unready())
     assert await db.fetchval("select count(*) from payments") == 0
     stop.set()

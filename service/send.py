@@ -29,7 +29,10 @@ def run(settings: Settings, arguments: Sequence[str]) -> int:
     parser.add_argument("--queue", action="store_true", help="to /webhooks/…, not to /webhooks-sync/…")
     parser.add_argument("--url", default=f"http://{settings.host}:{settings.port}", help="of the server (%(default)s)")
     wanted = parser.parse_args(arguments)
-    body, headers = sample(settings, wanted.connection, wanted.invoice, wanted.amount, wanted.currency)
+    try:
+        body, headers = sample(settings, wanted.connection, wanted.invoice, wanted.amount, wanted.currency)
+    except ValueError:
+        parser.error(f"--invoice: our own JSON names an invoice by its id, an integer, not {wanted.invoice}")
     path = f"{'webhooks' if wanted.queue else 'webhooks-sync'}/{wanted.connection}"
     request = urllib.request.Request(  # noqa: S310 - the user's own server
         f"{wanted.url}/{path}", body, {"Content-Type": "application/json"} | dict(headers)

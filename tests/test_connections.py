@@ -109,6 +109,9 @@ async def test_send_tries_a_running_server(database_url: str, capsys: pytest.Cap
     assert await asyncio.to_thread(send.run, wrong, ["stripe"]) == 1
     with pytest.raises(SettingsError, match="adyen is not configured here"):
         send.run(settings, ["adyen"])
+    with pytest.raises(SystemExit):
+        send.run(settings, ["payments", "--invoice", "INV-1"])
+    assert "an integer, not INV-1" in capsys.readouterr().err
     status, said = await server.end()
     assert status == 0
     assert SECRET not in said

@@ -553,8 +553,8 @@ CREATE FUNCTION public.enqueue_batch(p_events public.payment_events[], p_invoice
     SET search_path TO 'public', 'pg_temp'
     AS $$
 declare
-    v_named boolean := cardinality(p_invoice_ids) = cardinality(p_events) and array_position(p_invoice_ids, null) is null;
-    v_found bigint[] := case when not coalesce(v_named, false) then find_invoices(p_events) end;
+    v_found bigint[] := case when num_nonnulls(variadic p_invoice_ids) = cardinality(p_events) then null    -- each names its own
+                             else find_invoices(p_events) end;
     v_invoice_ids bigint[];
     v_states text[];
     v_events payment_events[];

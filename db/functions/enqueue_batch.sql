@@ -2,8 +2,8 @@ create or replace function enqueue_batch(p_events payment_events[], p_invoice_id
 language plpgsql set search_path from current
 as $$
 declare
-    v_named boolean := cardinality(p_invoice_ids) = cardinality(p_events) and array_position(p_invoice_ids, null) is null;
-    v_found bigint[] := case when not coalesce(v_named, false) then find_invoices(p_events) end;
+    v_found bigint[] := case when num_nonnulls(variadic p_invoice_ids) = cardinality(p_events) then null    -- each names its own
+                             else find_invoices(p_events) end;
     v_invoice_ids bigint[];
     v_states text[];
     v_events payment_events[];

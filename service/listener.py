@@ -342,7 +342,7 @@ class Listener:
     async def _suspect(
         self, error: UnavailableError | RejectedError, claimed: list[int], size: int, *, retries: bool, alone: bool
     ) -> None:
-        """Narrow down which event failed the batch. Raises the error if none did, or if it broke off.
+        """Narrow down which event failed the batch. Raises the error if none did, or if the connection is gone.
 
         `alone` says that an event that was claimed alone has had all the time that it may have.
         """
@@ -357,7 +357,7 @@ class Listener:
             self._suspects[retries] = 0
             state = f" (SQLSTATE {error.sqlstate})" if isinstance(error, UnavailableError) and error.sqlstate else ""
             self._blamed = (claimed[0], f"its transaction failed as a whole: {error}{state}")
-        if isinstance(error, UnavailableError):
+        if not self.session.connected:
             raise error
         if self._blamed is not None:
             await self._record_failure(*self._blamed)

@@ -1,6 +1,6 @@
 """Benchmark of the listener: how soon it applies what is enqueued, how fast it drains, what it costs when idle.
 
-    python -m tests.benchmarks.listener          # about two minutes; Markdown on standard output
+    python -m tests.benchmarks.listener          # about three minutes; Markdown on standard output
 
 On an embedded PostgreSQL of its own with the settings it ships, and `track_commit_timestamp`: latency is from the
 commit that enqueued an event to the commit that applied it, both by the server's clock.
@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from tests.benchmarks.load import Connection, progress
 
 INVOICES = 10_000
 SENDERS = 16
+CROWD = 64
 ENQUEUE = "select outcome from enqueue_payment_event($1, $2, 1)"
 FILL = """
     select count(*) from enqueue_payment_events(
@@ -95,8 +97,8 @@ async def send(url: str, sender: int, rate: float, seconds: float) -> None:
     """Enqueue one event a commit, at random moments, `rate` of them a second on average."""
     db: Connection = await asyncpg.connect(url)
     call = await db.prepare(ENQUEUE)
-    end = due = time.perf_counter()
-    end += seconds
+    due = time.perf_counter()
+    end = due + seconds
     number = 0
     while due < end:
         due += random.expovariate(rate)
@@ -106,12 +108,25 @@ async def send(url: str, sender: int, rate: float, seconds: float) -> None:
     await db.close()
 
 
-async def hold_gate(url: str, seconds: float) -> None:
-    """A transaction that has inserted and takes its time to commit."""
+async def insert_all(url: str, sender: int, end: float) -> int:
+    """Enqueue one event a commit until `end`, without a pause; how many."""
     db: Connection = await asyncpg.connect(url)
-    async with db.transaction():
-        await db.fetch("select pg_advisory_xact_lock_shared('payment_queue'::regclass::oid::integer, 1)")
-        await asyncio.sleep(seconds)
+    call = await db.prepare(ENQUEUE)
+    number = 0
+    while time.perf_counter() < end:
+        number += 1
+        await call.fetch(f"{sender}-{number}", random.randint(1, INVOICES))  # noqa: S311 - a load
+    await db.close()
+    return number
+
+
+async def hold_gate(url: str, seconds: float) -> None:
+    """A transaction that has inserted and takes its time to commit; it gives up where the listener sleeps for long."""
+    db: Connection = await asyncpg.connect(url, server_settings={"lock_timeout": "1s"})
+    with contextlib.suppress(asyncpg.LockNotAvailableError):
+        async with db.transaction():
+            await db.fetch("select pg_advisory_xact_lock_shared('payment_queue'::regclass::oid::integer, 1)")
+            await asyncio.sleep(seconds)
     await db.close()
 
 
@@ -124,22 +139,66 @@ async def on_duty(db: Connection, number: int) -> None:
 
 async def empty(db: Connection) -> None:
     """Wait until nothing is queued."""
-    while await db.fetchval("select exists (select from payment_queue)"):
+    while await db.fetchval("select max(id) from payment_queue") is not None:  # by the index, from its end
         await asyncio.sleep(0.2)
 
 
-async def wake(databases: Databases, number: int, rate: float, seconds: float, *, beside: bool) -> str:
+async def hold_gate_often(url: str, seconds: float) -> None:
+    """Transactions of up to half a second, with pauses as long."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        await hold_gate(url, random.uniform(0, 0.5))  # noqa: S311 - a load
+        await asyncio.sleep(random.uniform(0, 0.5))  # noqa: S311 - a load
+
+
+async def kill_often(url: str, seconds: float) -> None:
+    """Replace a listener that is killed every few seconds, asleep or awake, by the next."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        with listeners(url, 1) as [process]:
+            await asyncio.sleep(random.uniform(5, 10))  # noqa: S311 - a load
+            os.kill(process, signal.SIGKILL)
+
+
+async def stress(databases: Databases, seconds: float) -> str:
+    """A row of the table of latencies: a crowd that pauses, transactions that take long, listeners that are killed."""
+    async with databases.copy() as (url, db):
+        crowd = [send(url, n, 100 / CROWD, seconds) for n in range(CROWD)]
+        await asyncio.gather(*crowd, hold_gate_often(url, seconds), kill_often(url, seconds), kill_often(url, seconds))
+        with listeners(url, 1):
+            await empty(db)
+        return await latencies(db, f"100/s on {CROWD} connections, gate under stress", "2, killed in turn")
+
+
+async def latencies(db: Connection, what: str, listeners: str) -> str:
     """A row of the table of latencies."""
+    count, [p50, p99, p999, most] = await db.fetchrow(LATENCY) or (0, [0] * 4)
+    progress(f"{what}, {listeners} listeners: {p50:.1f} / {p99:.1f} ms")
+    return f"| {what} | {listeners} | {count} | {p50:.1f} | {p99:.1f} | {p999:.1f} | {most:.1f} |"
+
+
+async def insert(databases: Databases, seconds: float, *, listener: bool) -> float:
+    """Events a second that so many connections queue, one a commit; without a listener also without the trigger."""
+    async with databases.copy() as (url, db):
+        if not listener:
+            await db.execute("alter table payment_queue disable trigger user")
+        with listeners(url, int(listener)):
+            await on_duty(db, int(listener))
+            end = time.perf_counter() + seconds
+            counts = await asyncio.gather(*(insert_all(url, n, end) for n in range(SENDERS)))
+    progress(f"inserts, {'a listener' if listener else 'no trigger'}: {sum(counts) / seconds:.0f}/s")
+    return sum(counts) / seconds
+
+
+async def wake(databases: Databases, number: int, rate: float, seconds: float, *, beside: bool) -> str:
+    """A row of the table of latencies, at so many events a second in all."""
     async with databases.copy() as (url, db):
         with listeners(url, number):
             await on_duty(db, number)
             senders = [send(url, n, rate / SENDERS, seconds) for n in range(SENDERS)]
             await asyncio.gather(*senders, *([hold_gate(url, seconds)] if beside else []))
             await empty(db)
-        count, [p50, p99, p999, most] = await db.fetchrow(LATENCY) or (0, [0] * 4)
-    what = f"{rate:g}/s{', beside a long transaction' if beside else ''}"
-    progress(f"{what}, {number} listeners: {p50:.1f} / {p99:.1f} ms")
-    return f"| {what} | {number} | {count} | {p50:.1f} | {p99:.1f} | {p999:.1f} | {most:.1f} |"
+        return await latencies(db, f"{rate:g}/s{', beside a long transaction' if beside else ''}", str(number))
 
 
 async def drain(databases: Databases, events: int, number: int) -> float:
@@ -189,8 +248,10 @@ async def measure(seconds: float, events: int) -> None:
         rows = [
             await wake(databases, number, rate, seconds, beside=beside)
             for number, rate, beside in [(1, 20, False), (1, 1000, False), (4, 20, False), (4, 1000, False),
-                                         (1, 1000, True)]
+                                         (1, 20, True), (1, 1000, True)]
         ]  # fmt: skip
+        rows.append(await stress(databases, 3 * seconds))
+        bare, beside_listener = [await insert(databases, seconds, listener=listener) for listener in (False, True)]
         admin: Connection = await asyncpg.connect(server.url_of("postgres"))
         await admin.execute("create database filled template bench strategy file_copy")
         await admin.close()
@@ -208,6 +269,8 @@ async def measure(seconds: float, events: int) -> None:
     print("| --- | --- | --- |")
     for what, rate in zip(("process_payment_queue() in a bare loop", "one listener", "two"), rates, strict=True):
         print(f"| {what} | {rate:.0f} | {rate / rates[0]:.2f} |")
+    print(f"\n{SENDERS} connections insert {bare:.0f}/s without a trigger.")
+    print(f"Beside a listener at work they insert {beside_listener:.0f}/s, {beside_listener / bare:.2f} of it.")
     print(f"\nAn idle listener takes {share:.2f}% of a core.")
 
 

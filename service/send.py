@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 
 from service.adapters import standard_webhooks
+from service.adapters.adapter import CannotSignError
 from service.environment import SettingsError
 from service.settings import Settings
 
@@ -66,7 +67,7 @@ def sample(
             try:
                 body = adapter.sample(invoice, amount, currency)
                 return body, adapter.sign(body, now)
-            except NotImplementedError:
+            except CannotSignError:
                 raise SettingsError(f"Only the provider can sign for {connection}. Use its own simulator.") from None
     known = ", ".join(["payments", *(adapter.connection for adapter in settings.connections)])
     raise SettingsError(f"{connection} is not configured here. Set its secrets as for the server. Configured: {known}.")

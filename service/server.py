@@ -30,7 +30,7 @@ SHUTDOWN_TIMEOUT = 10.0
 BODY_TIMEOUT = 10.0
 """Seconds that a body may take to arrive."""
 LANES = 2
-"""Connections, and so commits in flight at once, for each of apply and enqueue."""
+"""Connections, and so commits in flight at once, for each kind of commit."""
 BUSY_PAUSES = (0.0, 0.02, 0.1, 0.3, 0.6)
 """Seconds between tries at an invoice that somebody else has locked."""
 
@@ -64,7 +64,6 @@ _batches = Histogram(
     buckets=(1, 2, 5, 10, 20, 50, 100, 250),
 )
 _waiting = Gauge("payment_webhooks_waiting", "Requests that wait for a commit to start", ["endpoint"])
-
 _reports = Counter(
     "payment_webhooks_reports", "What providers reported, by what became of it", ["connection", "outcome"]
 )
@@ -174,16 +173,22 @@ class Server:
                 raise Problem(400, "bad-request", "Send a challenge as the provider documents it.")
             return web.Response(text=proof)
         delivery = Delivery(request.headers, await _read(request), time.time())
-        with self._answering():
+        try:
             if not await adapter.is_authentic(delivery):
                 raise _unauthenticated()
             facts = await adapter.facts(delivery)
-            outcomes = [await settle(facts[0])] if len(facts) == 1 else await asyncio.gather(*map(settle, facts))
+        except FetchError as error:
+            _log.warning("provider_unavailable", connection=adapter.connection, error=str(error))
+            raise unavailable("The provider's API did not confirm it in time. Send it again.") from None
+        outcomes: list[str] = []
+        if facts:
+            with self._answering():
+                outcomes = [await settle(facts[0])] if len(facts) == 1 else await asyncio.gather(*map(settle, facts))
         for outcome in outcomes or ("ignored",):
             _reports.labels(adapter.connection, outcome).inc()
-        return web.Response(
-            body=adapter.answer or json.dumps({"outcomes": outcomes}).encode(), content_type="application/json"
-        )
+        if adapter.answer:
+            return web.Response(body=adapter.answer, content_type="text/plain")
+        return web.Response(body=json.dumps({"outcomes": outcomes}).encode(), content_type="application/json")
 
     async def _settle_now(self, fact: Fact) -> str:
         """What became of a fact that is to be applied at once; where that cannot be, it is queued."""
@@ -217,9 +222,6 @@ class Server:
             yield
         except OverloadedError:
             raise unavailable("Too many requests wait already. Send it again in a moment.") from None
-        except FetchError as error:
-            _log.warning("provider_unavailable", error=str(error))
-            raise unavailable("The provider's API did not confirm it in time. Send it again.") from None
         except (UnavailableError, DeadlineError) as error:
             self._note_database(available=False, error=error)
             raise unavailable("The database did not confirm in time. Send it again: it is applied once.") from None

@@ -10,6 +10,7 @@ from multidict import CIMultiDict
 from service.adapters.adapter import Adapter, Delivery, Fact
 from service.adapters.paypal import PayPal
 from service.connections import adapter as adapter_class
+from service.database import DeadLetter, Link, PaymentEvent
 from tests import paypal_key
 
 NOW = 1_790_000_000.0
@@ -79,6 +80,21 @@ async def facts(adapter: Adapter, body: bytes | dict[str, Any]) -> list[Fact]:
     if isinstance(body, dict):
         body = json.dumps(body).encode()
     return await adapter.facts(Delivery(CIMultiDict(), body, NOW))
+
+
+def in_short(facts: list[Fact]) -> list[tuple[Any, ...]]:
+    """The facts, to compare with: what they do, and to what."""
+    short: list[tuple[Any, ...]] = []
+    for fact in facts:
+        match fact:
+            case PaymentEvent():
+                named = fact.invoice_id or fact.invoice_reference or fact.parent_reference
+                short.append((fact.kind, fact.amount, fact.currency, fact.reference, named))
+            case Link():
+                short.append(("link", fact.reference, fact.invoice_id or fact.invoice_reference))
+            case DeadLetter():
+                short.append((fact.reason,))
+    return short
 
 
 def vectors(provider: str) -> list[Any]:

@@ -11,7 +11,7 @@ from service.adapters.adapter import Adapter, Delivery
 from service.adapters.adyen import _signature
 from service.adapters.payload import Payload
 from service.database import DeadLetter, Link, PaymentEvent
-from tests.providers import EXAMPLES, NOW, example, facts, payloads, vectors
+from tests.providers import EXAMPLES, NOW, example, facts, in_short, payloads, vectors
 
 KEY = EXAMPLES["adyen"]["webhook_secrets"][0]
 PAID: dict[str, Any] = {
@@ -37,18 +37,7 @@ async def authentic(body: object, adapter: Adapter | None = None) -> bool:
 
 
 async def what(code: str, item: dict[str, Any], live: object = "true", **settings: Any) -> list[tuple[Any, ...]]:
-    """The facts of an event in short."""
-    short: list[tuple[Any, ...]] = []
-    for fact in await facts(example("adyen", **settings), batch(item | {"eventCode": code}, live=live)):
-        match fact:
-            case PaymentEvent():
-                named = fact.invoice_id or fact.invoice_reference or fact.parent_reference
-                short.append((fact.kind, fact.amount, fact.currency, fact.reference, named))
-            case Link():
-                short.append(("link", fact.reference, fact.invoice_id or fact.invoice_reference))
-            case DeadLetter():
-                short.append((fact.reason,))
-    return short
+    return in_short(await facts(example("adyen", **settings), batch(item | {"eventCode": code}, live=live)))
 
 
 @pytest.mark.parametrize("vector", [v for v in vectors("adyen") if v.values[0]["scheme"] == "adyen-notification"])

@@ -6,8 +6,8 @@ import pytest
 from multidict import CIMultiDict
 
 from service.adapters.adapter import Delivery, mac
-from service.database import DeadLetter, Link, PaymentEvent
-from tests.providers import NOW, example, facts, payloads, vectors
+from service.database import Link, PaymentEvent
+from tests.providers import NOW, example, facts, in_short, payloads, vectors
 
 LIVE = "https://api.checkout.com/workflows/events/evt_1"
 SANDBOX = "https://prefix.api.sandbox.checkout.com/workflows/events/evt_1"
@@ -26,18 +26,7 @@ def event(kind: str, data: dict[str, Any], href: str | None = LIVE) -> dict[str,
 
 
 async def what(kind: str, data: dict[str, Any], href: str | None = LIVE, **settings: Any) -> list[tuple[Any, ...]]:
-    """The facts of an event in short."""
-    short: list[tuple[Any, ...]] = []
-    for fact in await facts(example("checkout", **settings), event(kind, data, href)):
-        match fact:
-            case PaymentEvent():
-                named = fact.invoice_id or fact.invoice_reference or fact.parent_reference
-                short.append((fact.kind, fact.amount, fact.currency, fact.reference, named))
-            case Link():
-                short.append(("link", fact.reference, fact.invoice_id or fact.invoice_reference))
-            case DeadLetter():
-                short.append((fact.reason,))
-    return short
+    return in_short(await facts(example("checkout", **settings), event(kind, data, href)))
 
 
 def paid(amount: int, currency: str = "EUR", invoice: object = 42) -> list[tuple[Any, ...]]:

@@ -9,7 +9,7 @@ from multidict import CIMultiDict
 from service.adapters.adapter import Adapter, Delivery, FetchError
 from service.database import DeadLetter, PaymentEvent
 from tests.provider_api import ProviderApi, provider_api
-from tests.providers import NOW, example, facts, payloads, vectors
+from tests.providers import NOW, example, facts, in_short, payloads, vectors
 
 PM: dict[str, Any] = {"id": "PM1", "amount": 5000, "currency": "EUR", "metadata": {"invoice_id": "42"}}
 RF: dict[str, Any] = {"id": "RF1", "amount": 500, "currency": "EUR", "metadata": {}, "links": {"payment": "PM1"}}
@@ -38,15 +38,7 @@ def event(resource: str, action: str, number: int = 1, **fields: Any) -> dict[st
 
 
 async def what(adapter: Adapter, *events: Any) -> list[tuple[Any, ...]]:
-    short: list[tuple[Any, ...]] = []
-    for fact in await facts(adapter, {"events": list(events)}):
-        if isinstance(fact, PaymentEvent):
-            named = fact.invoice_id or fact.invoice_reference or fact.parent_reference
-            short.append((fact.kind, fact.amount, fact.currency, fact.reference, named))
-        else:
-            assert isinstance(fact, DeadLetter)
-            short.append((fact.reason,))
-    return short
+    return in_short(await facts(adapter, {"events": list(events)}))
 
 
 @pytest.mark.parametrize("vector", vectors("gocardless"))

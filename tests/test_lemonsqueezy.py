@@ -7,7 +7,7 @@ from multidict import CIMultiDict
 
 from service.adapters.adapter import Delivery
 from service.database import DeadLetter, PaymentEvent
-from tests.providers import NOW, example, facts, payloads, vectors
+from tests.providers import NOW, example, facts, in_short, payloads, vectors
 
 PAID: dict[str, Any] = {"status": "paid", "total": 5000, "currency": "USD", "store_id": 1, "test_mode": False}
 REFUNDED = PAID | {"status": "refunded", "refunded": True, "refunded_amount": 5000}
@@ -20,16 +20,7 @@ def event(name: str, order: Any, *, order_id: object = "7", **meta: Any) -> dict
 
 
 async def what(body: dict[str, Any], **settings: Any) -> list[tuple[Any, ...]]:
-    """The facts of an event in short."""
-    short: list[tuple[Any, ...]] = []
-    for fact in await facts(example("lemonsqueezy", **settings), body):
-        match fact:
-            case PaymentEvent():
-                named = fact.invoice_id or fact.invoice_reference or fact.parent_reference
-                short.append((fact.kind, fact.amount, fact.currency, fact.reference, named))
-            case DeadLetter():
-                short.append((fact.reason,))
-    return short
+    return in_short(await facts(example("lemonsqueezy", **settings), body))
 
 
 @pytest.mark.parametrize("vector", vectors("lemonsqueezy"))

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from service.adapters.adapter import Delivery
 from service.database import DeadLetter, PaymentEvent
-from tests.providers import NOW, example, facts, payloads, signed, vectors
+from tests.providers import NOW, example, facts, in_short, payloads, signed, vectors
 
 PAID: dict[str, Any] = {
     "id": "txn_1", "currency_code": "USD", "custom_data": {"invoice_id": "42"},
@@ -27,16 +27,7 @@ def grand_total(total: object, currency: str = "USD") -> dict[str, Any]:
 
 
 async def what(kind: str, data: Any) -> list[tuple[Any, ...]]:
-    """The facts of an event in short."""
-    short: list[tuple[Any, ...]] = []
-    for fact in await facts(example("paddle"), {"event_id": "evt_1", "event_type": kind, "data": data}):
-        match fact:
-            case PaymentEvent():
-                named = fact.invoice_id or fact.invoice_reference or fact.parent_reference
-                short.append((fact.kind, fact.amount, fact.currency, fact.reference, named))
-            case DeadLetter():
-                short.append((fact.reason,))
-    return short
+    return in_short(await facts(example("paddle"), {"event_id": "evt_1", "event_type": kind, "data": data}))
 
 
 @pytest.mark.parametrize("vector", vectors("paddle"))

@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 from pydantic import ValidationError
 
 from service.adapters import paypal_certificates
-from service.adapters.adapter import Adapter, Delivery, FetchError
+from service.adapters.adapter import Adapter, CannotSignError, Delivery, FetchError
 from service.adapters.api import Api
 from service.adapters.paypal import PayPal
 from service.database import DeadLetter, PaymentEvent
@@ -219,7 +219,7 @@ def test_the_weakness_has_to_be_met_or_accepted(settings: dict[str, Any]) -> Non
 
 
 def test_only_paypal_can_sign() -> None:
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(CannotSignError):
         example("paypal").sign(b"{}", NOW)
 
 

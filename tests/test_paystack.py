@@ -9,7 +9,7 @@ from multidict import CIMultiDict
 
 from service.adapters.adapter import Delivery
 from service.database import DeadLetter, PaymentEvent
-from tests.providers import NOW, example, facts, payloads, vectors
+from tests.providers import NOW, example, facts, in_short, payloads, vectors
 
 CHARGE: dict[str, Any] = {"id": 302961, "reference": "T1", "amount": 5000, "currency": "NGN", "status": "success"}
 FOR_42 = {"metadata": {"invoice_id": "42"}}
@@ -24,16 +24,7 @@ DISPUTE: dict[str, Any] = {
 
 
 async def what(kind: str, data: Any, **settings: Any) -> list[tuple[Any, ...]]:
-    """The facts of an event in short."""
-    short: list[tuple[Any, ...]] = []
-    for fact in await facts(example("paystack", **settings), {"event": kind, "data": data}):
-        match fact:
-            case PaymentEvent():
-                named = fact.invoice_id or fact.invoice_reference or fact.parent_reference
-                short.append((fact.kind, fact.amount, fact.currency, fact.reference, named))
-            case DeadLetter():
-                short.append((fact.reason,))
-    return short
+    return in_short(await facts(example("paystack", **settings), {"event": kind, "data": data}))
 
 
 @pytest.mark.parametrize("vector", vectors("paystack"))

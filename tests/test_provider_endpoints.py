@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.calls import add_invoice, counts, whereabouts
 from tests.conftest import Connect, Connection
-from tests.http_service import Client, serving
+from tests.http_service import Client, free_port, serving
 from tests.providers import example
 
 STRIPE = example("stripe")
@@ -149,3 +150,21 @@ async def test_a_challenge_is_answered_where_the_provider_sends_one(database_url
             assert (answer.status, answer.headers["Allow"]) == (405, "GET, POST")
         status, answered, _ = await client.post("/webhooks/braintree", braintree.sample("42", 5000, "USD"), {})
         assert (status, answered) == (200, {"outcomes": ["queued"]})
+
+
+async def test_adyen_reads_the_answer_it_documents(database_url: str, db: Connection) -> None:
+    await add_invoice(db, 42)
+    adyen = example("adyen")
+    async with serving(database_url, allow_unsigned=False, connections=(adyen,)) as client:
+        body = adyen.sample("42", 5000, "USD")
+        async with client.session.post(client.url + "/webhooks/adyen", data=body) as answer:
+            assert (answer.status, answer.content_type, await answer.text()) == (200, "text/plain", "[accepted]")
+
+
+async def test_without_a_database_money_is_503_and_what_moves_none_says_nothing_about_it() -> None:
+    nowhere = f"postgresql://postgres@127.0.0.1:{free_port()}/payments"
+    async with serving(nowhere, allow_unsigned=False, connections=(STRIPE,)) as client:
+        with capture_logs() as said:
+            assert (await client.post(QUEUE, payment(), dict(STRIPE.sign(payment(), time.time()))))[0] == 503
+            assert await send(client, QUEUE, event("customer.created", {})) == []
+    assert [line["event"] for line in said] == ["database_unavailable"]

@@ -7,8 +7,8 @@ import pytest
 from multidict import CIMultiDict
 
 from service.adapters.adapter import Delivery
-from service.database import DeadLetter, Link, PaymentEvent
-from tests.providers import NOW, example, facts, payloads, signed, vectors
+from service.database import Link, PaymentEvent
+from tests.providers import NOW, example, facts, in_short, payloads, signed, vectors
 
 PAY: dict[str, Any] = {"id": "pay_1", "amount": 5000, "currency": "INR", "status": "captured", "notes": []}
 FOR_42 = {"notes": {"invoice_id": "42"}}
@@ -24,18 +24,7 @@ def event(kind: str, *, account: str = "acc_1", **entities: dict[str, Any]) -> d
 
 
 async def what(body: dict[str, Any], **settings: Any) -> list[tuple[Any, ...]]:
-    """The facts of an event in short."""
-    short: list[tuple[Any, ...]] = []
-    for fact in await facts(example("razorpay", **settings), body):
-        match fact:
-            case PaymentEvent():
-                named = fact.invoice_id or fact.invoice_reference or fact.parent_reference
-                short.append((fact.kind, fact.amount, fact.currency, fact.reference, named))
-            case Link():
-                short.append(("link", fact.reference, fact.invoice_id or fact.invoice_reference))
-            case DeadLetter():
-                short.append((fact.reason,))
-    return short
+    return in_short(await facts(example("razorpay", **settings), body))
 
 
 @pytest.mark.parametrize("vector", vectors("razorpay"))

@@ -7,8 +7,8 @@ from multidict import CIMultiDict
 from pydantic import ValidationError
 
 from service.adapters.adapter import Delivery
-from service.database import DeadLetter, PaymentEvent
-from tests.providers import NOW, example, facts, signed, vectors
+from service.database import PaymentEvent
+from tests.providers import NOW, example, facts, in_short, signed, vectors
 
 EUR = {"amount": 5000, "currency": "EUR"}
 PAID: dict[str, Any] = {
@@ -29,16 +29,7 @@ def event(kind: str, thing: dict[str, Any], **fields: Any) -> dict[str, Any]:
 
 
 async def what(kind: str, thing: dict[str, Any], **settings: Any) -> list[tuple[Any, ...]]:
-    """The facts of an event in short."""
-    short: list[tuple[Any, ...]] = []
-    for fact in await facts(example("square", **settings), event(kind, thing)):
-        if isinstance(fact, PaymentEvent):
-            named = fact.invoice_id or fact.invoice_reference or fact.parent_reference
-            short.append((fact.kind, fact.amount, fact.currency, fact.reference, named))
-        else:
-            assert isinstance(fact, DeadLetter)
-            short.append((fact.reason,))
-    return short
+    return in_short(await facts(example("square", **settings), event(kind, thing)))
 
 
 @pytest.mark.parametrize("vector", vectors("square"))

@@ -7,7 +7,7 @@ from multidict import CIMultiDict
 
 from service.adapters.adapter import Delivery
 from service.database import DeadLetter, Link, PaymentEvent
-from tests.providers import NOW, example, facts, payloads, signed, vectors
+from tests.providers import NOW, example, facts, in_short, payloads, signed, vectors
 
 PI: dict[str, Any] = {"id": "pi_1", "amount_received": 5000, "currency": "eur", "metadata": {"invoice_id": "42"}}
 DISPUTE: dict[str, Any] = {"id": "dp_1", "amount": 5000, "currency": "eur", "payment_intent": "pi_1"}
@@ -21,18 +21,7 @@ def event(kind: str, thing: dict[str, Any], **fields: Any) -> dict[str, Any]:
 
 
 async def what(kind: str, thing: dict[str, Any], **fields: Any) -> list[tuple[Any, ...]]:
-    """The facts of an event in short."""
-    short: list[tuple[Any, ...]] = []
-    for fact in await facts(example("stripe"), event(kind, thing, **fields)):
-        match fact:
-            case PaymentEvent():
-                named = fact.invoice_id or fact.invoice_reference or fact.parent_reference
-                short.append((fact.kind, fact.amount, fact.currency, fact.reference, named))
-            case Link():
-                short.append(("link", fact.reference, fact.invoice_id or fact.invoice_reference))
-            case DeadLetter():
-                short.append((fact.reason,))
-    return short
+    return in_short(await facts(example("stripe"), event(kind, thing, **fields)))
 
 
 @pytest.mark.parametrize("vector", vectors("stripe"))

@@ -30,6 +30,10 @@ class FetchError(Exception):
     """A provider's API did not tell what we asked; the webhook has to come again."""
 
 
+class CannotSignError(Exception):
+    """Nobody but the provider has the key that signs webhooks of this connection."""
+
+
 class Delivery(NamedTuple):
     """A request as it came."""
 
@@ -107,9 +111,9 @@ class Adapter(BaseModel, ABC):
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         """A body that pays an invoice, `amount` in the provider's minor units, to try a setup without the provider."""
 
+    @abstractmethod
     def sign(self, body: bytes, now: float) -> Mapping[str, str]:
-        """The headers that make a sample authentic. Raises NotImplementedError where only the provider can."""
-        raise NotImplementedError
+        """The headers that make a sample authentic. Raises CannotSignError."""
 
     def items(self, body: bytes) -> Iterable[Payload]:
         """The events of a body. Raises UnusableError, JsonError."""

@@ -10,13 +10,13 @@ import time
 import zlib
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import structlog
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from service.adapters import money
-from service.adapters.adapter import Adapter, Delivery, FetchError, Pointers, Secret, as_json
+from service.adapters.adapter import Adapter, CannotSignError, Delivery, FetchError, Pointers, Secret, as_json
 from service.adapters.api import Api, ApiUrl
 from service.adapters.payload import Payload, UnusableError
 from service.adapters.paypal_certificates import Certificates
@@ -98,6 +98,9 @@ class PayPal(Adapter):
         return certificate is not None and any(
             certificate.verifies(signature, message, delivery.received_at) for message in messages
         )
+
+    def sign(self, body: bytes, now: float) -> NoReturn:  # noqa: ARG002 - the base's parameters
+        raise CannotSignError
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         paid = {"value": money.to_decimal(amount, currency), "currency_code": currency}

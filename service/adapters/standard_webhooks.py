@@ -9,7 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pydantic import field_validator
 
 from service.adapters import direct
-from service.adapters.adapter import MAX_SIGNATURES, Adapter, Delivery, Pointers, as_json, is_any_of, is_recent, mac
+from service.adapters.adapter import (
+    MAX_SIGNATURES,
+    Adapter,
+    CannotSignError,
+    Delivery,
+    Pointers,
+    as_json,
+    is_any_of,
+    is_recent,
+    mac,
+)
 from service.adapters.payload import Payload, UnusableError
 from service.database import PaymentEvent
 from service.problems import Problem
@@ -52,7 +62,7 @@ class StandardWebhooks(Adapter):
 
     def sign(self, body: bytes, now: float) -> Mapping[str, str]:
         if _is_public(self.webhook_secrets[0]):
-            raise NotImplementedError
+            raise CannotSignError
         name, timestamp = f"msg_{now:.0f}", f"{now:.0f}"
         signature = sign(_key(self.webhook_secrets[0]), name, timestamp, body)
         return {"webhook-id": name, "webhook-timestamp": timestamp, "webhook-signature": signature}

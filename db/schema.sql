@@ -202,6 +202,8 @@ declare
     v_known boolean;
     v_outcomes payment_event_outcome[] := '{}';
 begin
+    -- Here and in what is called from here arrays keep the input's order without being sorted: unnest() gives it, and the
+    -- nested loops keep it that every function for use from outside pins (enable_hashjoin = off and so on).
     select l.* into v_invoice_ids, v_states, v_near_limit from lock_invoices(p_events, p_wait) l;
     if v_near_limit and cardinality(p_events) > 1 then
         for v_position in 1 .. cardinality(p_events) loop

@@ -127,6 +127,15 @@ async def test_an_event_is_what_it_means(kind: str, thing: dict[str, Any], facts
     assert await what(kind, thing) == facts
 
 
+@pytest.mark.parametrize(
+    ("named", "invoice"),
+    [(42, 42), ("42", 42), (2**63 - 1, 2**63 - 1), (2**63, str(2**63)), ("007", "007"), ("-1", "-1"), ("٤٢", "٤٢")],
+)
+async def test_what_is_no_plain_integer_is_a_reference(named: object, invoice: object) -> None:
+    [payment] = await what("payment_intent.succeeded", PI | {"metadata": {"invoice_id": named}})
+    assert payment[-1] == invoice
+
+
 async def test_what_failed_while_pending_never_was_a_refund() -> None:
     failed = REFUND | {"status": "failed"}
     assert await what("refund.updated", failed, before={"status": "pending"}) == []

@@ -21,9 +21,8 @@ MAX_SIGNATURES = 16
 """A request may carry so many: a rotation of secrets needs two."""
 MIN_SECRET = 8
 """Characters; nobody issues a shorter secret."""
-
-
 _TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
+_ID = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 
 class FetchError(Exception):
@@ -92,7 +91,7 @@ class Adapter(BaseModel, ABC):
     invoice: Pointers
     """Where an event may name its invoice; the first that holds something counts."""
     invoice_is: Literal["id", "reference"] = "id"
-    """What stands there: invoices.id, or a name out of invoice_references. What is not all digits is never an id."""
+    """What stands there: invoices.id, or a name out of invoice_references. What is no plain integer is never an id."""
 
     answer: ClassVar[bytes] = b""
     """The body of the answer, where the provider wants a certain one."""
@@ -178,14 +177,16 @@ class Adapter(BaseModel, ABC):
         reference: str,
         *,
         parent: str | None = None,
+        invoice: tuple[int | None, str | None] | None = None,
         time: str,
     ) -> PaymentEvent:
         """The event of one movement of money; `parent` is the payment that a refund or chargeback is about.
 
-        A payment that names no invoice waits until its own reference becomes one in invoice_references, by a link or
-        by hand. `time` is where the item says when it happened. Raises UnusableError.
+        The item names the invoice where our pointers say, unless `invoice` gives its id or reference. A payment that
+        names none waits until its own reference becomes one in invoice_references, by a link or by hand. `time` is
+        where the item says when it happened. Raises UnusableError.
         """
-        invoice_id, invoice_reference = self.invoice_named(item)
+        invoice_id, invoice_reference = self.invoice_named(item) if invoice is None else invoice
         if invoice_id is None and invoice_reference is None and not kind.endswith("_reversal") and parent is None:
             if kind != "payment":
                 raise UnusableError("no_invoice", f"{kind} {reference} names neither an invoice nor its payment")
@@ -211,13 +212,9 @@ class Adapter(BaseModel, ABC):
             value = item.get(pointer)
             if value is None or value == "":
                 continue
-            if isinstance(value, int) and not isinstance(value, bool):
-                value = str(value)
-            if not isinstance(value, str) or not is_storable(value):
-                raise item.unreadable(pointer, "an invoice's id or reference")
-            if self.invoice_is == "id" and len(value) < 19 and value.isascii() and value.isdigit():
-                return int(value), None
-            return None, value
+            name = item.identifier(pointer)
+            is_id = self.invoice_is == "id" and _ID.fullmatch(name) and int(name) < 2**63
+            return (int(name), None) if is_id else (None, name)
         return None, None
 
     def links(self, item: Payload, *references: object) -> Iterable[Link]:

@@ -114,10 +114,11 @@ class Adyen(Adapter):
             original = psp
         got = money.from_minor(item.get("/amount/value"), item.get("/amount/currency"), EXPONENTS)
         parent = None if kind == "payment" else original
-        event = self.event(item, f"{psp}:{code}:true", kind, got, reference, parent=parent, time="/eventDate")
-        if code == "AUTHORISATION" or original is None:
-            return event
-        return event._replace(invoice_id=None, invoice_reference=original if by_hand else None)
+        invoice = None
+        if original is not None and code != "AUTHORISATION":
+            invoice = (None, original if by_hand else None)
+        event_id = f"{psp}:{code}:true"
+        return self.event(item, event_id, kind, got, reference, parent=parent, invoice=invoice, time="/eventDate")
 
 
 def _signature(key: str, item: Payload) -> str:

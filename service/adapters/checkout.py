@@ -63,9 +63,7 @@ class Checkout(SignedBodyAdapter):
         got = money.from_minor(data.get("/amount"), data.get("/currency"), EXPONENTS)
         parent = None if kind == "payment" else data.text("/payment_id" if of_dispute else "/id")
         time = "/timestamp" if item.get("/created_on") is None else "/created_on"
-        event = self.event(item, item.text("/id"), kind, got, reference, parent=parent, time=time)
+        invoice = None if parent is None else (None, parent)
+        yield self.event(item, item.text("/id"), kind, got, reference, parent=parent, invoice=invoice, time=time)
         if kind == "payment":
-            yield event
             yield from self.links(item, data.get("/id"))
-        else:
-            yield event._replace(invoice_id=None, invoice_reference=parent)

@@ -64,6 +64,11 @@ class Payload:
             raise self.unreadable(pointer, f"text of 1 to {MAX_TEXT} characters")
         return value
 
+    def identifier(self, pointer: str) -> str:
+        """As text(), of an id that may be written as an integer."""
+        value = self.get(pointer)
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else self.text(pointer)
+
     def optional_text(self, pointer: str) -> str | None:
         """As text(); None where nothing, null or the empty text stands."""
         return None if self.get(pointer) in (None, "") else self.text(pointer)

@@ -44,7 +44,7 @@ class Paystack(SignedBodyAdapter):
 
     def _refund(self, item: Payload, refund: Payload) -> Iterable[PaymentEvent]:
         if not refund.get("/dispute"):  # what settles a dispute is posted when that is resolved
-            reference = _id(refund, "/refund_reference" if refund.get("/id") in (None, "") else "/id")
+            reference = refund.identifier("/refund_reference" if refund.get("/id") in (None, "") else "/id")
             got = _money(refund.get("/amount"), refund.get("/currency"))
             parent = refund.text("/transaction_reference")
             yield self._moved(item, "refund", got, reference, parent=parent, time="/data/refunded_at")
@@ -54,7 +54,8 @@ class Paystack(SignedBodyAdapter):
             currency = dispute.get("/currency") or dispute.get("/transaction/currency")
             got = _money(dispute.get("/refund_amount"), currency)
             parent = dispute.text("/transaction/reference")
-            yield self._moved(item, "chargeback", got, _id(dispute, "/id"), parent=parent, time="/data/resolvedAt")
+            reference = dispute.identifier("/id")
+            yield self._moved(item, "chargeback", got, reference, parent=parent, time="/data/resolvedAt")
 
     def _moved(
         self, item: Payload, kind: str, got: Money, reference: str, *, parent: str | None = None, time: str
@@ -72,9 +73,3 @@ class Paystack(SignedBodyAdapter):
 def _money(amount: object, currency: object) -> Money:
     read = money.from_minor_text if isinstance(amount, str) else money.from_minor
     return read(amount, currency, EXPONENTS)
-
-
-def _id(data: Payload, pointer: str) -> str:
-    """Paystack's ids are numbers in some places, text in others."""
-    value = data.get(pointer)
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else data.text(pointer)

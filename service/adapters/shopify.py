@@ -66,7 +66,7 @@ class Shopify(SignedBodyAdapter):
             amount, currency = order.get("/total_price"), order.get("/currency")
         if _moved(amount):
             named = Payload(order.value | {"note_attributes": _by_name(order.get("/note_attributes"))}, order.at)
-            reference = _id(order, "/id")
+            reference = order.identifier("/id")
             got = money.from_decimal(amount, currency)
             yield self.event(named, f"{reference}:paid", "payment", got, reference, time="/processed_at")
 
@@ -84,17 +84,11 @@ class Shopify(SignedBodyAdapter):
                 yield self._undoing(dispute, "chargeback_reversal", "/finalized_on")
 
     def _undoing(self, item: Payload, kind: str, time: str) -> PaymentEvent:
-        reference = _id(item, "/id")
-        order = None if item.get("/order_id") is None else _id(item, "/order_id")
+        reference = item.identifier("/id")
+        order = None if item.get("/order_id") is None else item.identifier("/order_id")
         got = money.from_decimal(item.get("/amount"), item.get("/currency"))
-        bare = Payload({"time": item.get(time)}, item.at)  # an order's places mean other things here, such as /note
-        return self.event(bare, f"{reference}:{kind}", kind, got, reference, parent=order, time="/time")
-
-
-def _id(item: Payload, pointer: str) -> str:
-    """Shopify's ids are integers. Raises UnusableError."""
-    value = item.get(pointer)
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else item.text(pointer)
+        nowhere = (None, None)  # an order's places mean other things here, such as /note
+        return self.event(item, f"{reference}:{kind}", kind, got, reference, parent=order, invoice=nowhere, time=time)
 
 
 def _moved(amount: object) -> bool:

@@ -814,6 +814,73 @@ COMMENT ON FUNCTION public.find_invoices(p_events public.payment_events[]) IS 'T
 
 
 --
+-- Name: find_named_invoices(text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.find_named_invoices(p_text text) RETURNS SETOF bigint
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+begin
+    return query
+    with recursive connections as (
+        (select r.connection from invoice_references r order by r.connection limit 1)
+        union all
+        select (select r.connection from invoice_references r where r.connection > c.connection order by r.connection limit 1)
+        from connections c where c.connection is not null
+    )
+    select r.invoice_id from connections c join invoice_references r on r.connection = c.connection and r.reference = p_text
+    union
+    select i.id from invoices i where i.id = case when p_text ~ '^[0-9]{1,18}$' then p_text::bigint end;
+end
+$_$;
+
+
+--
+-- Name: FUNCTION find_named_invoices(p_text text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.find_named_invoices(p_text text) IS 'The ids of the invoices that a person means: by their id, or by a reference of any connection.';
+
+
+--
+-- Name: find_payment_events(text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.find_payment_events(p_text text) RETURNS SETOF bigint
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    -- Every key begins with the connection, of which there are few: walk over them.
+    return query
+    with recursive connections as (
+        (select e.connection from payment_events e order by e.connection limit 1)
+        union all
+        select (select e.connection from payment_events e where e.connection > c.connection order by e.connection limit 1)
+        from connections c where c.connection is not null
+    ), found as (
+        select e.id from connections c join payment_events e on e.connection = c.connection and e.event_id = p_text
+        union
+        select p.id from connections c
+        cross join unnest(array['payment', 'refund', 'chargeback', 'payment_reversal', 'refund_reversal', 'chargeback_reversal']) k (kind)
+        join payments p on p.connection = c.connection and p.kind = k.kind and p.reference = p_text
+        union
+        select w.id from connections c join parked_events w on w.connection = c.connection and w.invoice_reference = p_text
+    )
+    select f.id from found f order by f.id limit 100;
+end
+$$;
+
+
+--
+-- Name: FUNCTION find_payment_events(p_text text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.find_payment_events(p_text text) IS 'The ids of up to 100 events by what a person has at hand: an event id, the reference of a posted movement, or the invoice reference that a parked event waits for. select * from payment_event_states where id in (select find_payment_events(…));';
+
+
+--
 -- Name: find_released_events(bigint[]); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -1657,10 +1724,10 @@ COMMENT ON FUNCTION public.process_payment_queue(p_batch_size integer, p_after b
 
 
 --
--- Name: prune_deliveries(interval, integer); Type: FUNCTION; Schema: public; Owner: -
+-- Name: prune_deliveries(interval, integer, text, text); Type: FUNCTION; Schema: public; Owner: -
 --
 
-CREATE FUNCTION public.prune_deliveries(p_older_than interval, p_limit integer DEFAULT 10000) RETURNS bigint
+CREATE FUNCTION public.prune_deliveries(p_older_than interval, p_limit integer DEFAULT 10000, p_note text DEFAULT NULL::text, p_actor text DEFAULT NULL::text) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'public', 'pg_temp'
     AS $$
@@ -1674,16 +1741,19 @@ begin
           and not exists (select from dead_letters l where l.delivery_id = o.id and l.resolution is null)
         order by o.id limit p_limit for update skip locked));
     get diagnostics v_pruned = row_count;
+    if v_pruned > 0 then
+        perform record_operator_action(p_actor, 'pruned', concat_ws(': ', format('%s deliveries older than %s', v_pruned, p_older_than), p_note), null);
+    end if;
     return v_pruned;
 end
 $$;
 
 
 --
--- Name: FUNCTION prune_deliveries(p_older_than interval, p_limit integer); Type: COMMENT; Schema: public; Owner: -
+-- Name: FUNCTION prune_deliveries(p_older_than interval, p_limit integer, p_note text, p_actor text); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.prune_deliveries(p_older_than interval, p_limit integer) IS 'Deletes up to p_limit request bodies older than that, oldest first, but none that an open dead letter points to, and says how many: call it until it returns 0. Events, ledger and idempotency keys stay.';
+COMMENT ON FUNCTION public.prune_deliveries(p_older_than interval, p_limit integer, p_note text, p_actor text) IS 'Deletes up to p_limit request bodies older than that, oldest first, but none that an open dead letter points to, and says how many: call it until it returns 0. Events, ledger and idempotency keys stay.';
 
 
 --
@@ -1939,6 +2009,31 @@ $$;
 --
 
 COMMENT ON FUNCTION public.release_parked_events(p_ids bigint[]) IS 'Moves parked events into the queue; says how many.';
+
+
+--
+-- Name: report_listener(text, interval, boolean); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.report_listener(p_name text, p_poll_interval interval, p_watching boolean) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    insert into listeners as l (name, poll_interval, watching) values (p_name, p_poll_interval, p_watching)
+    on conflict (name) do update
+    set seen_at = now(), poll_interval = excluded.poll_interval, watching = excluded.watching,
+        started_at = case when l.seen_at < now() - 3 * l.poll_interval then now() else l.started_at end;
+    delete from listeners l where l.seen_at < now() - interval '1 day';
+end
+$$;
+
+
+--
+-- Name: FUNCTION report_listener(p_name text, p_poll_interval interval, p_watching boolean); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.report_listener(p_name text, p_poll_interval interval, p_watching boolean) IS 'A listener''s sign of life; drops those that gave none for a day.';
 
 
 --
@@ -2462,6 +2557,28 @@ COMMENT ON COLUMN public.dead_letters.fingerprint IS 'SHA-256 of what is not sto
 
 
 --
+-- Name: dead_letter_reasons; Type: VIEW; Schema: public; Owner: -
+--
+
+CREATE VIEW public.dead_letter_reasons AS
+ SELECT reason,
+    count(*) AS letters,
+    count(payment_event_id) AS retriable,
+    min(died_at) AS oldest,
+    max(died_at) AS newest
+   FROM public.dead_letters d
+  WHERE (resolution IS NULL)
+  GROUP BY reason;
+
+
+--
+-- Name: VIEW dead_letter_reasons; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON VIEW public.dead_letter_reasons IS 'Open dead letters by reason; retriable are those that are events: retry_dead_letters(reason).';
+
+
+--
 -- Name: dead_letters_id_seq; Type: SEQUENCE; Schema: public; Owner: -
 --
 
@@ -2515,6 +2632,86 @@ ALTER TABLE public.deliveries ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTI
     NO MAXVALUE
     CACHE 1
 );
+
+
+--
+-- Name: payments; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.payments (
+    id bigint NOT NULL,
+    invoice_id bigint NOT NULL,
+    amount bigint NOT NULL,
+    reverses bigint,
+    posted_at timestamp with time zone DEFAULT now() NOT NULL,
+    connection text NOT NULL COLLATE pg_catalog."C",
+    kind text NOT NULL COLLATE pg_catalog."C",
+    reference text COLLATE pg_catalog."C"
+)
+WITH (autovacuum_vacuum_insert_scale_factor='0.05', autovacuum_analyze_scale_factor='0.02');
+
+
+--
+-- Name: TABLE payments; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.payments IS 'The ledger: one row an event that moved an invoice. Append-only; void_payment() undoes by adding.';
+
+
+--
+-- Name: COLUMN payments.id; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payments.id IS 'payment_events.id: a second application of one event cannot exist.';
+
+
+--
+-- Name: COLUMN payments.amount; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payments.amount IS 'Minor units of the invoice''s currency, positive; the kind gives the sign.';
+
+
+--
+-- Name: COLUMN payments.reverses; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payments.reverses IS 'The ledger row that this one undoes; each at most once.';
+
+
+--
+-- Name: COLUMN payments.reference; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.payments.reference IS 'The movement of money: posted once per connection and kind, however many events report it.';
+
+
+--
+-- Name: event_rates; Type: VIEW; Schema: public; Owner: -
+--
+
+CREATE VIEW public.event_rates AS
+ SELECT r.received,
+    p.posted
+   FROM ( SELECT (COALESCE(((count(*))::numeric / GREATEST(EXTRACT(epoch FROM (now() - min(n.received_at))), (1)::numeric)), (0)::numeric))::double precision AS received
+           FROM ( SELECT e.received_at
+                   FROM public.payment_events e
+                  ORDER BY e.id DESC
+                 LIMIT 1000) n
+          WHERE (n.received_at > (now() - '00:01:00'::interval))) r,
+    ( SELECT (COALESCE(((count(*))::numeric / GREATEST(EXTRACT(epoch FROM (now() - min(n.posted_at))), (1)::numeric)), (0)::numeric))::double precision AS posted
+           FROM ( SELECT l.posted_at
+                   FROM public.payments l
+                  ORDER BY l.id DESC
+                 LIMIT 1000) n
+          WHERE (n.posted_at > (now() - '00:01:00'::interval))) p;
+
+
+--
+-- Name: VIEW event_rates; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON VIEW public.event_rates IS 'Events received and posted, each a second: over the newest 1,000 or the last minute, whichever is shorter. Cheap at any size of history.';
 
 
 --
@@ -2627,6 +2824,82 @@ CREATE VIEW public.invoice_balances AS
 --
 
 COMMENT ON VIEW public.invoice_balances IS 'Invoices with what is due and what came in too much, in minor units.';
+
+
+--
+-- Name: listeners; Type: TABLE; Schema: public; Owner: -
+--
+
+CREATE TABLE public.listeners (
+    name text NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    poll_interval interval NOT NULL,
+    watching boolean NOT NULL
+);
+
+
+--
+-- Name: TABLE listeners; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TABLE public.listeners IS 'Listeners by host and process, each with its last sign of life. Nothing is decided by it. View: listener_states.';
+
+
+--
+-- Name: COLUMN listeners.name; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.listeners.name IS 'Host and process id.';
+
+
+--
+-- Name: COLUMN listeners.started_at; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.listeners.started_at IS 'First sign of life without a break since.';
+
+
+--
+-- Name: COLUMN listeners.seen_at; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.listeners.seen_at IS 'Last sign of life.';
+
+
+--
+-- Name: COLUMN listeners.poll_interval; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.listeners.poll_interval IS 'It gives a sign of life this often.';
+
+
+--
+-- Name: COLUMN listeners.watching; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON COLUMN public.listeners.watching IS 'Whether it is the one on watch, see try_queue_watch().';
+
+
+--
+-- Name: listener_states; Type: VIEW; Schema: public; Owner: -
+--
+
+CREATE VIEW public.listener_states AS
+ SELECT name,
+    (seen_at > (now() - ((3)::double precision * poll_interval))) AS alive,
+    watching,
+    started_at,
+    seen_at,
+    (now() - seen_at) AS silent
+   FROM public.listeners l;
+
+
+--
+-- Name: VIEW listener_states; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON VIEW public.listener_states IS 'Listeners of the last day; alive: the last sign of life is at most three polls old.';
 
 
 --
@@ -2830,58 +3103,6 @@ COMMENT ON COLUMN public.payment_reports.payment_id IS 'payments.id of the posti
 
 
 --
--- Name: payments; Type: TABLE; Schema: public; Owner: -
---
-
-CREATE TABLE public.payments (
-    id bigint NOT NULL,
-    invoice_id bigint NOT NULL,
-    amount bigint NOT NULL,
-    reverses bigint,
-    posted_at timestamp with time zone DEFAULT now() NOT NULL,
-    connection text NOT NULL COLLATE pg_catalog."C",
-    kind text NOT NULL COLLATE pg_catalog."C",
-    reference text COLLATE pg_catalog."C"
-)
-WITH (autovacuum_vacuum_insert_scale_factor='0.05', autovacuum_analyze_scale_factor='0.02');
-
-
---
--- Name: TABLE payments; Type: COMMENT; Schema: public; Owner: -
---
-
-COMMENT ON TABLE public.payments IS 'The ledger: one row an event that moved an invoice. Append-only; void_payment() undoes by adding.';
-
-
---
--- Name: COLUMN payments.id; Type: COMMENT; Schema: public; Owner: -
---
-
-COMMENT ON COLUMN public.payments.id IS 'payment_events.id: a second application of one event cannot exist.';
-
-
---
--- Name: COLUMN payments.amount; Type: COMMENT; Schema: public; Owner: -
---
-
-COMMENT ON COLUMN public.payments.amount IS 'Minor units of the invoice''s currency, positive; the kind gives the sign.';
-
-
---
--- Name: COLUMN payments.reverses; Type: COMMENT; Schema: public; Owner: -
---
-
-COMMENT ON COLUMN public.payments.reverses IS 'The ledger row that this one undoes; each at most once.';
-
-
---
--- Name: COLUMN payments.reference; Type: COMMENT; Schema: public; Owner: -
---
-
-COMMENT ON COLUMN public.payments.reference IS 'The movement of money: posted once per connection and kind, however many events report it.';
-
-
---
 -- Name: reassigned_events; Type: TABLE; Schema: public; Owner: -
 --
 
@@ -3072,6 +3293,14 @@ ALTER TABLE ONLY public.invoice_references
 
 ALTER TABLE ONLY public.invoices
     ADD CONSTRAINT invoices_pkey PRIMARY KEY (id);
+
+
+--
+-- Name: listeners listeners_pkey; Type: CONSTRAINT; Schema: public; Owner: -
+--
+
+ALTER TABLE ONLY public.listeners
+    ADD CONSTRAINT listeners_pkey PRIMARY KEY (name);
 
 
 --

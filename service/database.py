@@ -392,6 +392,10 @@ class QueueSession(Session):
         async with self._timed(GATE_TIMEOUT):
             await self._ask("select open_queue_gate()")
 
+    async def report(self, name: str, poll_interval: float, *, watching: bool) -> None:
+        """report_listener(): a sign of life, in listener_states; seconds until the next."""
+        await self.fetch("select report_listener($1, $2, $3)", name, timedelta(seconds=poll_interval), watching)
+
     async def health(self) -> QueueHealth:
         """queue_health, or UnavailableError after LOOK_TIMEOUT."""
         return QueueHealth._make(await self._look(_HEALTH))

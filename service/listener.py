@@ -7,8 +7,10 @@ others are in reserve. NOTIFY is only the speed: every POLL_INTERVAL each looks 
 import asyncio
 import contextlib
 import math
+import os
 import random
 import secrets
+import socket
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
@@ -53,6 +55,8 @@ HELP = "help"
 """Payload of the NOTIFY that calls the listeners in reserve."""
 ALL = -1
 """The id to start after for a look at everything; process_payment_queue() looks at parked events only after 0."""
+NAME = f"{socket.gethostname()}:{os.getpid()}"
+"""What this listener is called where the operator looks."""
 TRIED_AGAIN = "it is tried again by itself; select * from waiting_events"
 DEAD = "select * from open_dead_letters; mend the cause, then select retry_dead_letter(id)"
 
@@ -219,6 +223,7 @@ class Listener:
         self._last_poll = _now()
         if not self.session.pooled:
             await self._check_hearing()  # after the work, so that a listener that stays deaf still does it
+        await self.session.report(NAME, self.settings.poll_interval, watching=self.watching)
         await self._measure()
         return found
 

@@ -16,9 +16,12 @@ from tests.calls import Event
 from tests.conftest import Connect, Connection
 
 # Every privilege of every role. A new one belongs in here, or it is a mistake.
-VIEWS = ["invoice_balances", "open_dead_letters", "payment_event_states", "queue_health", "waiting_events"]
+VIEWS = [
+    "dead_letter_reasons", "event_rates", "invoice_balances", "listener_states", "open_dead_letters",
+    "payment_event_states", "queue_health", "waiting_events",
+]  # fmt: skip
 TABLES = [
-    "dead_letters", "deliveries", "invoice_references", "invoices", "operator_actions", "parked_events",
+    "dead_letters", "deliveries", "invoice_references", "invoices", "listeners", "operator_actions", "parked_events",
     "parked_references", "payment_events", "payment_queue", "payment_reports", "payments", "reassigned_events",
 ]  # fmt: skip
 APPEND_ONLY = ["operator_actions", "payment_events", "payment_reports", "payments"]
@@ -34,8 +37,8 @@ PRIVILEGES = {
         "usage": ["schema"],
         "execute": [
             "claim_payment_events", "close_queue_gate", "fail_payment_event", "open_queue_gate",
-            "process_claimed_events", "process_payment_queue", "queue_channel", "schema_version",
-            "try_queue_watch",
+            "process_claimed_events", "process_payment_queue", "queue_channel", "report_listener",
+            "schema_version", "try_queue_watch",
         ],
         "select": ["queue_health"],
     },
@@ -52,15 +55,15 @@ PRIVILEGES = {
     "operator": {
         "usage": ["schema"],
         "execute": [
-            "dismiss_dead_letter", "dismiss_dead_letters", "invoice_discrepancies", "invoice_timeline",
-            "misplaced_events", "prune_deliveries", "reassign_dead_letter", "retry_dead_letter",
-            "retry_dead_letters", "schema_version", "void_payment",
+            "dismiss_dead_letter", "dismiss_dead_letters", "find_named_invoices", "find_payment_events",
+            "invoice_discrepancies", "invoice_timeline", "misplaced_events", "prune_deliveries", "queue_channel",
+            "reassign_dead_letter", "retry_dead_letter", "retry_dead_letters", "schema_version", "void_payment",
         ],
         "select": sorted(TABLES + VIEWS),
     },
     "reader": {
         "usage": ["schema"],
-        "execute": ["invoice_timeline", "schema_version"],
+        "execute": ["find_named_invoices", "find_payment_events", "invoice_timeline", "schema_version"],
         "select": VIEWS,
     },
 }  # fmt: skip
@@ -407,7 +410,8 @@ async def test_the_operator_resolves_voids_and_checks_and_is_named_in_the_trace(
     assert await operator.fetchval("select prune_deliveries('0 s')") == 1
     actions = await operator.fetch("select actor, action from operator_actions order by id")
     assert [tuple(row) for row in actions] == [
-        ("a_operator", action) for action in ("dismissed", "retried", "reassigned", "dismissed", "retried", "voided")
+        ("a_operator", action)
+        for action in ("dismissed", "retried", "reassigned", "dismissed", "retried", "voided", "pruned")
     ]
     await sessions.assert_right(db)
 
@@ -418,6 +422,7 @@ async def test_the_reader_sees_the_views_and_no_body(db: Connection, login: Logi
     await calls.apply(db, Event("e2", 2, 5000, body=b"a secret"), park=True)
     await calls.apply(db, Event("e1", 1, 4000, body=b"a secret"))
     await db.execute("select store_dead_letter('direct', 'unreadable', 'no JSON', 'a secret')")
+    await db.execute("select report_listener('host:1', '5 s', true)")
     reader = await login("reader")
     for view in VIEWS:
         rows = await reader.fetch(f"select t::text as all, t.* from {view} t")  # noqa: S608

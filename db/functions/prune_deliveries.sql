@@ -1,4 +1,5 @@
-create or replace function prune_deliveries(p_older_than interval, p_limit integer default 10000) returns bigint
+create or replace function prune_deliveries(p_older_than interval, p_limit integer default 10000, p_note text default null, p_actor text default null)
+returns bigint
 language plpgsql security definer set search_path from current
 as $$
 declare
@@ -11,10 +12,13 @@ begin
           and not exists (select from dead_letters l where l.delivery_id = o.id and l.resolution is null)
         order by o.id limit p_limit for update skip locked));
     get diagnostics v_pruned = row_count;
+    if v_pruned > 0 then
+        perform record_operator_action(p_actor, 'pruned', concat_ws(': ', format('%s deliveries older than %s', v_pruned, p_older_than), p_note), null);
+    end if;
     return v_pruned;
 end
 $$;
-comment on function prune_deliveries(interval, integer) is
+comment on function prune_deliveries(interval, integer, text, text) is
     'Deletes up to p_limit request bodies older than that, oldest first, but none that an open dead letter points to, and says how many: call it until it returns 0. Events, ledger and idempotency keys stay.';
 revoke all on function prune_deliveries from public;
 select grant_to('operator', 'execute on function prune_deliveries');

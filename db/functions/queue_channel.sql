@@ -8,3 +8,4 @@ $$;
 comment on function queue_channel() is 'The channel to LISTEN on for this installation''s queue.';
 revoke all on function queue_channel from public;
 select grant_to('listener', 'execute on function queue_channel');
+select grant_to('operator', 'execute on function queue_channel');

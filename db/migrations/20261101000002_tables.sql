@@ -235,6 +235,20 @@ create table operator_actions (
 create index operator_actions_payment_event_id_idx on operator_actions (payment_event_id);
 comment on table operator_actions is 'Who did what to which event, written by the function that did it. Append-only.';
 
+create table listeners (
+    name text primary key,
+    started_at timestamptz not null default now(),
+    seen_at timestamptz not null default now(),
+    poll_interval interval not null,
+    watching boolean not null
+);
+comment on table listeners is 'Listeners by host and process, each with its last sign of life. Nothing is decided by it. View: listener_states.';
+comment on column listeners.name is 'Host and process id.';
+comment on column listeners.started_at is 'First sign of life without a break since.';
+comment on column listeners.seen_at is 'Last sign of life.';
+comment on column listeners.poll_interval is 'It gives a sign of life this often.';
+comment on column listeners.watching is 'Whether it is the one on watch, see try_queue_watch().';
+
 create type payment_event_outcome as (
     id bigint,
     invoice_id bigint,
@@ -261,15 +275,15 @@ comment on type payment_event_result is 'What became of one event, and its invoi
 
 select grant_to('biller', 'select, insert (id, amount, currency, status), update (amount) on invoices'),
        grant_to('biller', 'select, insert (connection, reference, invoice_id), delete on invoice_references'),
-       grant_to('operator', 'select on invoices, invoice_references, deliveries, payment_events, payments, payment_reports, payment_queue, parked_events, parked_references, dead_letters, reassigned_events, operator_actions');
+       grant_to('operator', 'select on invoices, invoice_references, deliveries, payment_events, payments, payment_reports, payment_queue, parked_events, parked_references, dead_letters, reassigned_events, operator_actions, listeners');
 
 revoke all on type invoices, invoice_references, deliveries, payment_events, payments, payment_reports, payment_queue, parked_events,
-    parked_references, dead_letters, reassigned_events, operator_actions, payment_event_outcome, payment_event_result from public;
+    parked_references, dead_letters, reassigned_events, operator_actions, listeners, payment_event_outcome, payment_event_result from public;
 
 reset role;
 
 -- migrate:down
 select set_config('search_path', format('%I, pg_temp', current_schema()), true);
 drop type payment_event_outcome, payment_event_result;
-drop table operator_actions, reassigned_events, dead_letters, parked_references, parked_events, payment_queue, payment_reports,
+drop table listeners, operator_actions, reassigned_events, dead_letters, parked_references, parked_events, payment_queue, payment_reports,
     payments, payment_events, deliveries, invoice_references, invoices;

@@ -519,6 +519,56 @@ comment on function find_invoices(payment_events[]) is
     'The invoice of each event: the one an operator gave it to, else the one it names, else that of the posted movement it is about; null where there is none (yet).';
 revoke all on function find_invoices from public;
 
+create or replace function find_named_invoices(p_text text) returns setof bigint
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+    return query
+    with recursive connections as (
+        (select r.connection from invoice_references r order by r.connection limit 1)
+        union all
+        select (select r.connection from invoice_references r where r.connection > c.connection order by r.connection limit 1)
+        from connections c where c.connection is not null
+    )
+    select r.invoice_id from connections c join invoice_references r on r.connection = c.connection and r.reference = p_text
+    union
+    select i.id from invoices i where i.id = case when p_text ~ '^[0-9]{1,18}$' then p_text::bigint end;
+end
+$$;
+comment on function find_named_invoices(text) is 'The ids of the invoices that a person means: by their id, or by a reference of any connection.';
+revoke all on function find_named_invoices from public;
+select grant_to('operator', 'execute on function find_named_invoices');
+select grant_to('reader', 'execute on function find_named_invoices');
+
+create or replace function find_payment_events(p_text text) returns setof bigint
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+    -- Every key begins with the connection, of which there are few: walk over them.
+    return query
+    with recursive connections as (
+        (select e.connection from payment_events e order by e.connection limit 1)
+        union all
+        select (select e.connection from payment_events e where e.connection > c.connection order by e.connection limit 1)
+        from connections c where c.connection is not null
+    ), found as (
+        select e.id from connections c join payment_events e on e.connection = c.connection and e.event_id = p_text
+        union
+        select p.id from connections c
+        cross join unnest(array['payment', 'refund', 'chargeback', 'payment_reversal', 'refund_reversal', 'chargeback_reversal']) k (kind)
+        join payments p on p.connection = c.connection and p.kind = k.kind and p.reference = p_text
+        union
+        select w.id from connections c join parked_events w on w.connection = c.connection and w.invoice_reference = p_text
+    )
+    select f.id from found f order by f.id limit 100;
+end
+$$;
+comment on function find_payment_events(text) is
+    'The ids of up to 100 events by what a person has at hand: an event id, the reference of a posted movement, or the invoice reference that a parked event waits for. select * from payment_event_states where id in (select find_payment_events(…));';
+revoke all on function find_payment_events from public;
+select grant_to('operator', 'execute on function find_payment_events');
+select grant_to('reader', 'execute on function find_payment_events');
+
 create or replace function find_released_events(p_ids bigint[] default null) returns bigint[]
 language plpgsql stable set search_path from current
 as $$
@@ -1106,7 +1156,8 @@ comment on function process_payment_queue(integer, bigint, boolean, integer, int
 revoke all on function process_payment_queue from public;
 select grant_to('listener', 'execute on function process_payment_queue');
 
-create or replace function prune_deliveries(p_older_than interval, p_limit integer default 10000) returns bigint
+create or replace function prune_deliveries(p_older_than interval, p_limit integer default 10000, p_note text default null, p_actor text default null)
+returns bigint
 language plpgsql security definer set search_path from current
 as $$
 declare
@@ -1119,10 +1170,13 @@ begin
           and not exists (select from dead_letters l where l.delivery_id = o.id and l.resolution is null)
         order by o.id limit p_limit for update skip locked));
     get diagnostics v_pruned = row_count;
+    if v_pruned > 0 then
+        perform record_operator_action(p_actor, 'pruned', concat_ws(': ', format('%s deliveries older than %s', v_pruned, p_older_than), p_note), null);
+    end if;
     return v_pruned;
 end
 $$;
-comment on function prune_deliveries(interval, integer) is
+comment on function prune_deliveries(interval, integer, text, text) is
     'Deletes up to p_limit request bodies older than that, oldest first, but none that an open dead letter points to, and says how many: call it until it returns 0. Events, ledger and idempotency keys stay.';
 revoke all on function prune_deliveries from public;
 select grant_to('operator', 'execute on function prune_deliveries');
@@ -1137,6 +1191,7 @@ $$;
 comment on function queue_channel() is 'The channel to LISTEN on for this installation''s queue.';
 revoke all on function queue_channel from public;
 select grant_to('listener', 'execute on function queue_channel');
+select grant_to('operator', 'execute on function queue_channel');
 
 create or replace function queue_failed_event(p_event payment_events, p_failure payment_event_outcome) returns payment_event_outcome
 language plpgsql set search_path from current
@@ -1286,6 +1341,21 @@ end
 $$;
 comment on function release_parked_events(bigint[]) is 'Moves parked events into the queue; says how many.';
 revoke all on function release_parked_events from public;
+
+create or replace function report_listener(p_name text, p_poll_interval interval, p_watching boolean) returns void
+language plpgsql security definer set search_path from current
+as $$
+begin
+    insert into listeners as l (name, poll_interval, watching) values (p_name, p_poll_interval, p_watching)
+    on conflict (name) do update
+    set seen_at = now(), poll_interval = excluded.poll_interval, watching = excluded.watching,
+        started_at = case when l.seen_at < now() - 3 * l.poll_interval then now() else l.started_at end;
+    delete from listeners l where l.seen_at < now() - interval '1 day';
+end
+$$;
+comment on function report_listener(text, interval, boolean) is 'A listener''s sign of life; drops those that gave none for a day.';
+revoke all on function report_listener from public;
+select grant_to('listener', 'execute on function report_listener');
 
 create or replace function resolve_dead_letter(p_id bigint, p_resolution text, p_actor text, p_note text) returns bigint
 language plpgsql set search_path from current
@@ -1640,6 +1710,7 @@ drop function
     retry_dead_letters,
     retry_dead_letter,
     resolve_dead_letter,
+    report_listener,
     release_parked_events,
     release_for_references,
     release_for_invoices,
@@ -1668,6 +1739,8 @@ drop function
     follow_invoice_amount,
     find_released_references,
     find_released_events,
+    find_payment_events,
+    find_named_invoices,
     find_invoices,
     find_invoice,
     fail_payment_event,

@@ -61,14 +61,39 @@ select (select count(*) from payment_queue) as queued,
        (select count(*) from dead_letters d where d.resolution is null) as dead;
 comment on view queue_health is 'One row: how much waits, how long the longest has been due, how much is parked, how much is dead.';
 
+create view dead_letter_reasons as
+select d.reason, count(*) as letters, count(d.payment_event_id) as retriable, min(d.died_at) as oldest, max(d.died_at) as newest
+from dead_letters d
+where d.resolution is null
+group by d.reason;
+comment on view dead_letter_reasons is 'Open dead letters by reason; retriable are those that are events: retry_dead_letters(reason).';
+
+create view event_rates as
+select r.received, p.posted
+from (select coalesce(count(*) / greatest(extract(epoch from now() - min(n.received_at)), 1), 0)::float as received
+      from (select e.received_at from payment_events e order by e.id desc limit 1000) n
+      where n.received_at > now() - interval '1 minute') r,
+     (select coalesce(count(*) / greatest(extract(epoch from now() - min(n.posted_at)), 1), 0)::float as posted
+      from (select l.posted_at from payments l order by l.id desc limit 1000) n
+      where n.posted_at > now() - interval '1 minute') p;
+comment on view event_rates is
+    'Events received and posted, each a second: over the newest 1,000 or the last minute, whichever is shorter. Cheap at any size of history.';
+
+create view listener_states as
+select l.name, l.seen_at > now() - 3 * l.poll_interval as alive, l.watching, l.started_at, l.seen_at, now() - l.seen_at as silent
+from listeners l;
+comment on view listener_states is 'Listeners of the last day; alive: the last sign of life is at most three polls old.';
+
 select grant_to('listener', 'select on queue_health'),
-       grant_to(r, 'select on invoice_balances, payment_event_states, waiting_events, open_dead_letters, queue_health')
+       grant_to(r, 'select on invoice_balances, payment_event_states, waiting_events, open_dead_letters, queue_health,'
+                   ' dead_letter_reasons, event_rates, listener_states')
 from unnest(array['operator', 'reader']) r;
 
-revoke all on type invoice_balances, payment_event_states, waiting_events, open_dead_letters, queue_health from public;
+revoke all on type invoice_balances, payment_event_states, waiting_events, open_dead_letters, queue_health,
+    dead_letter_reasons, event_rates, listener_states from public;
 
 reset role;
 
 -- migrate:down
 select set_config('search_path', format('%I, pg_temp', current_schema()), true);
-drop view queue_health, open_dead_letters, waiting_events, payment_event_states, invoice_balances;
+drop view listener_states, event_rates, dead_letter_reasons, queue_health, open_dead_letters, waiting_events, payment_event_states, invoice_balances;

@@ -33,6 +33,11 @@ column invoices.currency text not null
 column invoices.id bigint not null
 column invoices.status text not null
 column invoices.updated_at timestamp with time zone not null
+column listeners.name text not null
+column listeners.poll_interval interval not null
+column listeners.seen_at timestamp with time zone not null
+column listeners.started_at timestamp with time zone not null
+column listeners.watching boolean not null
 column operator_actions.acted_at timestamp with time zone not null
 column operator_actions.action text not null
 column operator_actions.actor text not null
@@ -114,6 +119,7 @@ constraint invoices_currency_check on invoices
 constraint invoices_pkey on invoices
 constraint invoices_status_follows_sums_check on invoices
 constraint invoices_sums_check on invoices
+constraint listeners_pkey on listeners
 constraint operator_actions_pkey on operator_actions
 constraint parked_events_awaited_check on parked_events
 constraint parked_events_pkey on parked_events
@@ -147,6 +153,7 @@ grant select on invoice_references to biller
 grant select on invoice_references to operator
 grant select on invoices to biller
 grant select on invoices to operator
+grant select on listeners to operator
 grant select on operator_actions to operator
 grant select on parked_events to operator
 grant select on parked_references to operator
@@ -165,6 +172,7 @@ index deliveries_pkey
 index invoice_references_invoice_id_idx
 index invoice_references_pkey
 index invoices_pkey
+index listeners_pkey
 index operator_actions_payment_event_id_idx
 index operator_actions_pkey
 index parked_events_invoice_id_idx
@@ -194,6 +202,7 @@ table dead_letters
 table deliveries
 table invoice_references
 table invoices
+table listeners
 table operator_actions
 table parked_events
 table parked_references

@@ -19,6 +19,8 @@ function expire_parked_events(integer)
 function fail_payment_event(bigint,text,integer) security definer
 function find_invoice(text,bigint,text)
 function find_invoices(payment_events[])
+function find_named_invoices(text) security definer
+function find_payment_events(text) security definer
 function find_released_events(bigint[])
 function find_released_references()
 function follow_invoice_amount() security definer
@@ -40,7 +42,7 @@ function post_payments(payment_events[],bigint[],text[])
 function posting_phase(text)
 function process_claimed_events(bigint[],integer) security definer
 function process_payment_queue(integer,bigint,boolean,integer,integer) security definer
-function prune_deliveries(interval,integer) security definer
+function prune_deliveries(interval,integer,text,text) security definer
 function queue_channel() security definer
 function queue_failed_event(payment_events,payment_event_outcome)
 function raise_rejected_event(payment_events,payment_event_outcome)
@@ -50,6 +52,7 @@ function refuse_change()
 function release_for_invoices() security definer
 function release_for_references() security definer
 function release_parked_events(bigint[])
+function report_listener(text,interval,boolean) security definer
 function resolve_dead_letter(bigint,text,text,text)
 function retry_dead_letter(bigint,text,text) security definer
 function retry_dead_letters(text,integer,text,text) security definer
@@ -69,6 +72,10 @@ grant execute on dismiss_dead_letters(text,integer,text,text) to operator
 grant execute on enqueue_payment_event(text,bigint,bigint,text,text,text,text,text,text,timestamp with time zone,bytea,text,boolean) to server
 grant execute on enqueue_payment_events(text[],bigint[],bigint[],text[],text[],text[],text[],text[],text[],timestamp with time zone[],bytea[],text[],integer[],boolean) to server
 grant execute on fail_payment_event(bigint,text,integer) to listener
+grant execute on find_named_invoices(text) to operator
+grant execute on find_named_invoices(text) to reader
+grant execute on find_payment_events(text) to operator
+grant execute on find_payment_events(text) to reader
 grant execute on invoice_discrepancies() to operator
 grant execute on invoice_timeline(bigint) to operator
 grant execute on invoice_timeline(bigint) to reader
@@ -77,9 +84,11 @@ grant execute on misplaced_events() to operator
 grant execute on open_queue_gate() to listener
 grant execute on process_claimed_events(bigint[],integer) to listener
 grant execute on process_payment_queue(integer,bigint,boolean,integer,integer) to listener
-grant execute on prune_deliveries(interval,integer) to operator
+grant execute on prune_deliveries(interval,integer,text,text) to operator
 grant execute on queue_channel() to listener
+grant execute on queue_channel() to operator
 grant execute on reassign_dead_letter(bigint,bigint,text,text) to operator
+grant execute on report_listener(text,interval,boolean) to listener
 grant execute on retry_dead_letter(bigint,text,text) to operator
 grant execute on retry_dead_letters(text,integer,text,text) to operator
 grant execute on store_dead_letter(text,text,text,bytea,text,text) to server

@@ -2,6 +2,13 @@
 begin;
 create temp table expected (object text);
 copy expected from stdin;
+column dead_letter_reasons.letters bigint
+column dead_letter_reasons.newest timestamp with time zone
+column dead_letter_reasons.oldest timestamp with time zone
+column dead_letter_reasons.reason text
+column dead_letter_reasons.retriable bigint
+column event_rates.posted double precision
+column event_rates.received double precision
 column invoice_balances.amount bigint
 column invoice_balances.charged_back bigint
 column invoice_balances.created_at timestamp with time zone
@@ -13,6 +20,12 @@ column invoice_balances.paid bigint
 column invoice_balances.refunded bigint
 column invoice_balances.status text
 column invoice_balances.updated_at timestamp with time zone
+column listener_states.alive boolean
+column listener_states.name text
+column listener_states.seen_at timestamp with time zone
+column listener_states.silent interval
+column listener_states.started_at timestamp with time zone
+column listener_states.watching boolean
 column open_dead_letters.amount bigint
 column open_dead_letters.attempts integer
 column open_dead_letters.connection text
@@ -62,8 +75,14 @@ column waiting_events.kind text
 column waiting_events.place text
 column waiting_events.received_at timestamp with time zone
 column waiting_events.waiting interval
+grant select on dead_letter_reasons to operator
+grant select on dead_letter_reasons to reader
+grant select on event_rates to operator
+grant select on event_rates to reader
 grant select on invoice_balances to operator
 grant select on invoice_balances to reader
+grant select on listener_states to operator
+grant select on listener_states to reader
 grant select on open_dead_letters to operator
 grant select on open_dead_letters to reader
 grant select on payment_event_states to operator
@@ -73,7 +92,10 @@ grant select on queue_health to operator
 grant select on queue_health to reader
 grant select on waiting_events to operator
 grant select on waiting_events to reader
+view dead_letter_reasons
+view event_rates
 view invoice_balances
+view listener_states
 view open_dead_letters
 view payment_event_states
 view queue_health

@@ -1,0 +1,20 @@
+create or replace function find_named_invoices(p_text text) returns setof bigint
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+    return query
+    with recursive connections as (
+        (select r.connection from invoice_references r order by r.connection limit 1)
+        union all
+        select (select r.connection from invoice_references r where r.connection > c.connection order by r.connection limit 1)
+        from connections c where c.connection is not null
+    )
+    select r.invoice_id from connections c join invoice_references r on r.connection = c.connection and r.reference = p_text
+    union
+    select i.id from invoices i where i.id = case when p_text ~ '^[0-9]{1,18}$' then p_text::bigint end;
+end
+$$;
+comment on function find_named_invoices(text) is 'The ids of the invoices that a person means: by their id, or by a reference of any connection.';
+revoke all on function find_named_invoices from public;
+select grant_to('operator', 'execute on function find_named_invoices');
+select grant_to('reader', 'execute on function find_named_invoices');

@@ -884,14 +884,14 @@ COMMENT ON FUNCTION public.find_payment_events(p_text text) IS 'The ids of up to
 -- Name: find_released_events(bigint[]); Type: FUNCTION; Schema: public; Owner: -
 --
 
-CREATE FUNCTION public.find_released_events(p_ids bigint[] DEFAULT NULL::bigint[]) RETURNS bigint[]
+CREATE FUNCTION public.find_released_events(p_ids bigint[]) RETURNS bigint[]
     LANGUAGE plpgsql STABLE
     SET search_path TO 'public', 'pg_temp'
     AS $$
 begin
     return array(
         select w.id from parked_events w
-        where (p_ids is null or w.id = any(p_ids))
+        where w.id = any(p_ids)
           and case
                   when w.invoice_id is not null then (select i.id from invoices i where i.id = w.invoice_id)
                   when w.invoice_reference is not null then (
@@ -909,7 +909,7 @@ $$;
 -- Name: FUNCTION find_released_events(p_ids bigint[]); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.find_released_events(p_ids bigint[]) IS 'The parked events, of these or of all, for which what they wait for exists by now. Every poll asks: the triggers are speed, this is the guarantee.';
+COMMENT ON FUNCTION public.find_released_events(p_ids bigint[]) IS 'Those of these parked events for which what they wait for exists by now. Every poll asks: the triggers are speed, this is the guarantee.';
 
 
 --
@@ -1359,6 +1359,44 @@ COMMENT ON FUNCTION public.lock_invoices(p_events public.payment_events[], p_wai
 
 
 --
+-- Name: look_at_parked_events(bigint, integer, integer); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.look_at_parked_events(p_after bigint DEFAULT 0, p_limit integer DEFAULT 10000, p_park_days integer DEFAULT 30, OUT released integer, OUT dead integer, OUT last_id bigint) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET jit TO 'off'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_material TO 'off'
+    SET enable_memoize TO 'off'
+    AS $$
+declare
+    v_ids bigint[] := array(select w.id from parked_events w where w.id > p_after order by w.id limit p_limit);
+begin
+    released := 0;
+    dead := 0;
+    if p_after = 0 then
+        set constraints all immediate;    -- or a deferred trigger of yours on invoice_references would undo it all
+        released := link_parked_references(find_released_references());
+        dead := expire_parked_events(p_park_days);
+    end if;
+    released := released + release_parked_events(find_released_events(v_ids));
+    last_id := case when cardinality(v_ids) = p_limit then v_ids[p_limit] end;
+end
+$$;
+
+
+--
+-- Name: FUNCTION look_at_parked_events(p_after bigint, p_limit integer, p_park_days integer, OUT released integer, OUT dead integer, OUT last_id bigint); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.look_at_parked_events(p_after bigint, p_limit integer, p_park_days integer, OUT released integer, OUT dead integer, OUT last_id bigint) IS 'Releases those of up to p_limit parked events, by id above p_after, whose invoice or movement has come. last_id: call it again with that as p_after; null: these were the last. From 0 it also links parked references and buries the events, and drops the references, that have been parked for p_park_days.';
+
+
+--
 -- Name: misplaced_events(); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -1707,10 +1745,8 @@ begin
     into claimed, applied, duplicates, parked, busy, failed, dead, released, last_id
     from process_claimed_events(v_ids, p_max_attempts) p;
     if claimed < p_batch_size and p_after = 0 then
-        set constraints all immediate;    -- or a deferred trigger of yours on invoice_references would undo the batch
-        released := link_parked_references(find_released_references());
-        released := released + release_parked_events(find_released_events());
-        dead := dead + expire_parked_events(p_park_days);
+        select l.released, process_payment_queue.dead + l.dead into released, dead
+        from look_at_parked_events(p_limit => null, p_park_days => p_park_days) l;
     end if;
 end
 $$;
@@ -2158,6 +2194,27 @@ CREATE FUNCTION public.schema_version() RETURNS text
 --
 
 COMMENT ON FUNCTION public.schema_version() IS 'The newest migration that this schema stands at. Every migration replaces it, so that a service can tell whether the schema is new enough.';
+
+
+--
+-- Name: seconds_to_next_retry(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.seconds_to_next_retry() RETURNS double precision
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    return (select extract(epoch from min(q.next_attempt_at) - clock_timestamp()) from payment_queue q where q.attempts > 0);
+end
+$$;
+
+
+--
+-- Name: FUNCTION seconds_to_next_retry(); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.seconds_to_next_retry() IS 'Seconds until the next event that has failed is due again, negative when it is overdue; null: none has failed.';
 
 
 --

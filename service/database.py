@@ -22,7 +22,9 @@ CLOSE_TIMEOUT = 1.0
 STATEMENT_TIMEOUT = 5.0
 """Seconds that a call of the listener may take; a batch that needs longer is divided."""
 LOOK_TIMEOUT = 2.0
-"""Seconds that a look at everything that is parked, or a measurement of the queue, may keep the listener from work."""
+"""Seconds that a look at parked events, or a measurement of the queue, may keep the listener from work."""
+SLICE = 10_000
+"""Parked events looked at in one transaction."""
 GATE_TIMEOUT = 2.0
 """Seconds that one about gate or watch may take, the first after a sleep: a network that died meanwhile shows there."""
 
@@ -255,8 +257,15 @@ class Batch(NamedTuple):
     busy: int
     failed: int
     dead: int
-    released: int = 0
     last_id: int | None = None
+
+
+class Release(NamedTuple):
+    """What a look at parked events did; `last_id` is where to go on, None where these were the last."""
+
+    released: int
+    dead: int
+    last_id: int | None
 
 
 class QueueHealth(NamedTuple):
@@ -400,13 +409,18 @@ class QueueSession(Session):
         """queue_health, or UnavailableError after LOOK_TIMEOUT."""
         return QueueHealth._make(await self._look(_HEALTH))
 
-    async def process(self, size: int, after: int, *, max_attempts: int, park_days: int) -> Batch:
+    async def process(self, size: int, after: int, *, max_attempts: int) -> Batch:
         """process_payment_queue() for events that have not failed yet: claim and apply in one statement."""
-        return Batch._make((await self.fetch(_PROCESS, size, after, max_attempts, park_days))[0])
+        return Batch._make((await self.fetch(_PROCESS, size, after, max_attempts))[0])
 
-    async def release(self, size: int, *, max_attempts: int, park_days: int) -> Batch:
-        """As process(), then the look at parked events, where fewer than `size` were due; LOOK_TIMEOUT for both."""
-        return Batch._make(await self._look(_PROCESS, size, 0, max_attempts, park_days))
+    async def release(self, after: int, *, park_days: int) -> Release:
+        """look_at_parked_events(): release what has come of the SLICE parked events after the id `after`."""
+        return Release._make(await self._look(_RELEASE, after, SLICE, park_days))
+
+    async def next_retry(self) -> float | None:
+        """The result of seconds_to_next_retry(): negative when one is overdue, None when no event has failed."""
+        seconds: float | None = await self._ask("select seconds_to_next_retry()")
+        return seconds
 
     async def claim_and_process(
         self, claimed: list[int], size: int, after: int, *, retries: bool, max_attempts: int, seconds: float
@@ -418,7 +432,7 @@ class QueueSession(Session):
         async with self._transaction(seconds) as connection:
             claimed += await connection.fetchval("select claim_payment_events($1, $2, $3)", size, after, retries)
             row = await connection.fetchrow(_PROCESS_CLAIMED, claimed, max_attempts)
-        return Batch._make((*(row or ()), 0, max(claimed, default=None)))
+        return Batch._make((*(row or ()), max(claimed, default=None)))
 
     async def fail(self, event: int, error: str, max_attempts: int) -> bool:
         """fail_payment_event(): count a failed attempt; whether the event is a dead letter now."""
@@ -435,7 +449,8 @@ _WATCHFUL = """
 """
 _END_BACKEND = "select pg_terminate_backend(pid, 1000) from pg_stat_activity where pid = $1 and backend_start = $2"
 _HEALTH = f"select {', '.join(QueueHealth._fields)} from queue_health"  # noqa: S608 - our names
-_PROCESS = f"select {', '.join(Batch._fields)} from process_payment_queue($1, $2, false, $3, $4)"  # noqa: S608
+_PROCESS = f"select {', '.join(Batch._fields)} from process_payment_queue($1, $2, false, $3)"  # noqa: S608
+_RELEASE = f"select {', '.join(Release._fields)} from look_at_parked_events($1, $2, $3)"  # noqa: S608 - our names
 _PROCESS_CLAIMED = f"select {', '.join(Batch._fields[:7])} from process_claimed_events($1, $2)"  # noqa: S608
 
 

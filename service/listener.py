@@ -22,6 +22,7 @@ from service.database import (
     Batch,
     QueueSession,
     RejectedError,
+    Release,
     UnavailableError,
 )
 from service.settings import Settings
@@ -36,8 +37,8 @@ REFUSED_NAP = 0.005
 """Seconds between two looks until then: such a transaction may last for hours."""
 CHECK_TIMEOUT = 2.0
 """Seconds in which our own NOTIFY has to come back."""
-FIRST_RETRY = 0.55
-"""Seconds until the first look for what failed or was busy; busy events are due after 0.5 s."""
+BUSY = 0.55
+"""Seconds until the next look for what was busy, which is due after 0.5 s."""
 BACKOFF = (0.05, 1.0)
 """Seconds between two tries to reach the database: the first pause, and the longest."""
 LOOK_BACK = 10_000
@@ -94,9 +95,11 @@ class Listener:
         self._last_poll = -math.inf
         self._next_poll = -math.inf
         self._next_retry = math.inf
-        self._retry_pause = FIRST_RETRY
+        self._retrying = False  # whether events that have failed are known to wait
         self._spoilt_until = -math.inf  # when retries may go on after one spoilt its transaction
         self._next_full = self._next_release = self._next_measure = -math.inf
+        self._parked_after = 0  # where the look at parked events goes on, and the seconds it has taken so far
+        self._looking = 0.0
         self._linger_until = -math.inf
         self._refused_until = -math.inf
         self._mark = 0  # the highest id claimed
@@ -158,11 +161,12 @@ class Listener:
         if now >= self._next_poll:
             found += await self._poll()
         elif now >= self._next_retry:
-            self._retry_pause *= 2
-            self._next_retry = now + self._retry_pause if self._retry_pause < self.settings.poll_interval else math.inf
+            self._next_retry = math.inf
             found += await self._drain(retries=True)
             self._next_full = -math.inf
         found += await self._drain()
+        if self._retrying:
+            await self._plan_retry()
         if found and heard is not None:
             _latency.observe(_now() - heard)
         if self._stop.is_set():
@@ -228,23 +232,34 @@ class Listener:
         return found
 
     async def _release(self) -> int:
-        """Look at the parked events; should that fail, no event of the queue is to blame."""
-        started = _now()
-        if started < self._next_release:
-            return 0
-        try:
-            batch = await self.session.release(
-                self.settings.batch_size, max_attempts=self.settings.max_attempts, park_days=self.settings.park_days
-            )
-        except (UnavailableError, RejectedError) as error:
-            self._give_way(error, "parked_events_not_looked_at")
-            return 0
-        finally:
-            self._next_release = _now() + SHARE * (_now() - started)
-        if batch.released:
-            self._next_full = -math.inf  # they may have the oldest ids of all
-        self._count(batch)
-        return batch.claimed + batch.released
+        """Look at the parked events, slice by slice with work between; should that fail, no queued event is to blame.
+
+        A look that takes longer than until the next poll is continued there.
+        """
+        found = 0
+        if self._parked_after == 0:
+            if _now() < self._next_release:
+                return 0
+            self._looking = 0.0
+        while not self._stop.is_set() and _now() < self._next_poll:
+            started = _now()
+            try:
+                looked = await self.session.release(self._parked_after, park_days=self.settings.park_days)
+            except (UnavailableError, RejectedError) as error:
+                self._give_way(error, "parked_events_not_looked_at")
+                looked = Release(0, 0, None)
+            self._looking += _now() - started
+            if looked.dead:
+                _log.warning("parked_events_expired", dead=looked.dead, hint=DEAD)
+                _events.labels("dead").inc(looked.dead)
+            if looked.released:
+                self._next_full = -math.inf  # they may have the oldest ids of all
+            found += looked.released + await self._drain()
+            self._parked_after = looked.last_id or 0
+            if self._parked_after == 0:
+                self._next_release = _now() + SHARE * self._looking
+                break
+        return found
 
     async def _measure(self) -> None:
         started = _now()
@@ -258,6 +273,7 @@ class Listener:
             return
         finally:
             self._next_measure = _now() + SHARE * (_now() - started)
+        self._retrying = health.retrying > 0
         for state in ("queued", "retrying", "parked", "dead"):
             _waiting.labels(state).set(getattr(health, state))
         _overdue.set(health.longest_overdue.total_seconds())
@@ -324,9 +340,7 @@ class Listener:
                     claimed, size, after, retries=retries, max_attempts=self.settings.max_attempts, seconds=seconds
                 )
             else:
-                batch = await self.session.process(
-                    size, after, max_attempts=self.settings.max_attempts, park_days=self.settings.park_days
-                )
+                batch = await self.session.process(size, after, max_attempts=self.settings.max_attempts)
         except (UnavailableError, RejectedError) as error:
             if retries:
                 self._spoilt_until = _now() + SHARE * (_now() - started)
@@ -385,7 +399,7 @@ class Listener:
         _log.warning("event_failed", id=event, error=error, dead=dead, hint=DEAD if dead else TRIED_AGAIN)
         _events.labels("failed").inc()
         _events.labels("dead").inc(dead)
-        self._expect_retry()
+        self._retrying = True
 
     def _count(self, batch: Batch) -> None:
         for outcome, number in zip(
@@ -396,13 +410,16 @@ class Listener:
             _log.warning(
                 "events_failed", failed=batch.failed, dead=batch.dead, hint=DEAD if batch.dead else TRIED_AGAIN
             )
-        if batch.busy or batch.failed:
-            self._expect_retry()
+        if batch.busy:
+            self._next_retry = min(self._next_retry, _now() + BUSY)
+        self._retrying |= batch.failed > 0
 
-    def _expect_retry(self) -> None:
-        """Look again soon, then in pauses that double as those of the retries do; the poll covers the later ones."""
-        self._retry_pause = FIRST_RETRY
-        self._next_retry = min(self._next_retry, _now() + FIRST_RETRY)
+    async def _plan_retry(self) -> None:
+        """Be there when the next event that has failed is due; one that is overdue is in somebody else's hands."""
+        seconds = await self.session.next_retry()
+        self._retrying = False
+        if seconds is not None:
+            self._next_retry = min(self._next_retry, _now() + (seconds if seconds > 0 else BUSY))
 
     async def _sleep_behind_the_gate(self) -> None:
         """Sleep once every insert notifies. While somebody's transaction prevents that, only nap."""

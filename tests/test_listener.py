@@ -382,7 +382,7 @@ async def test_a_look_at_parked_events_that_takes_too_long_is_blamed_on_no_event
     database_url: str, db: Connection, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await db.execute("""
-        create or replace function find_released_events(p_ids bigint[] default null) returns bigint[]
+        create or replace function find_released_events(p_ids bigint[]) returns bigint[]
         language plpgsql as $$ begin perform pg_sleep(60); return '{}'; end $$
     """)
     async with logged(capsys, database_url, poll_interval=0.5) as lines:

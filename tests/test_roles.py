@@ -36,9 +36,9 @@ PRIVILEGES = {
     "listener": {
         "usage": ["schema"],
         "execute": [
-            "claim_payment_events", "close_queue_gate", "fail_payment_event", "open_queue_gate",
-            "process_claimed_events", "process_payment_queue", "queue_channel", "report_listener",
-            "schema_version", "try_queue_watch",
+            "claim_payment_events", "close_queue_gate", "fail_payment_event", "look_at_parked_events",
+            "open_queue_gate", "process_claimed_events", "process_payment_queue", "queue_channel", "report_listener",
+            "schema_version", "seconds_to_next_retry", "try_queue_watch",
         ],
         "select": ["queue_health"],
     },

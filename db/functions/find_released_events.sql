@@ -1,10 +1,10 @@
-create or replace function find_released_events(p_ids bigint[] default null) returns bigint[]
+create or replace function find_released_events(p_ids bigint[]) returns bigint[]
 language plpgsql stable set search_path from current
 as $$
 begin
     return array(
         select w.id from parked_events w
-        where (p_ids is null or w.id = any(p_ids))
+        where w.id = any(p_ids)
           and case
                   when w.invoice_id is not null then (select i.id from invoices i where i.id = w.invoice_id)
                   when w.invoice_reference is not null then (
@@ -17,5 +17,5 @@ begin
 end
 $$;
 comment on function find_released_events(bigint[]) is
-    'The parked events, of these or of all, for which what they wait for exists by now. Every poll asks: the triggers are speed, this is the guarantee.';
+    'Those of these parked events for which what they wait for exists by now. Every poll asks: the triggers are speed, this is the guarantee.';
 revoke all on function find_released_events from public;

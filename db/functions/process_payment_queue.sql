@@ -14,10 +14,8 @@ begin
     into claimed, applied, duplicates, parked, busy, failed, dead, released, last_id
     from process_claimed_events(v_ids, p_max_attempts) p;
     if claimed < p_batch_size and p_after = 0 then
-        set constraints all immediate;    -- or a deferred trigger of yours on invoice_references would undo the batch
-        released := link_parked_references(find_released_references());
-        released := released + release_parked_events(find_released_events());
-        dead := dead + expire_parked_events(p_park_days);
+        select l.released, process_payment_queue.dead + l.dead into released, dead
+        from look_at_parked_events(p_limit => null, p_park_days => p_park_days) l;
     end if;
 end
 $$;

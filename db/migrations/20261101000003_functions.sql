@@ -569,13 +569,13 @@ revoke all on function find_payment_events from public;
 select grant_to('operator', 'execute on function find_payment_events');
 select grant_to('reader', 'execute on function find_payment_events');
 
-create or replace function find_released_events(p_ids bigint[] default null) returns bigint[]
+create or replace function find_released_events(p_ids bigint[]) returns bigint[]
 language plpgsql stable set search_path from current
 as $$
 begin
     return array(
         select w.id from parked_events w
-        where (p_ids is null or w.id = any(p_ids))
+        where w.id = any(p_ids)
           and case
                   when w.invoice_id is not null then (select i.id from invoices i where i.id = w.invoice_id)
                   when w.invoice_reference is not null then (
@@ -588,7 +588,7 @@ begin
 end
 $$;
 comment on function find_released_events(bigint[]) is
-    'The parked events, of these or of all, for which what they wait for exists by now. Every poll asks: the triggers are speed, this is the guarantee.';
+    'Those of these parked events for which what they wait for exists by now. Every poll asks: the triggers are speed, this is the guarantee.';
 revoke all on function find_released_events from public;
 
 create or replace function find_released_references() returns invoice_references[]
@@ -887,6 +887,32 @@ comment on function lock_invoices(payment_events[], boolean) is
     'Finds and locks the invoices of a batch. Each event is then ready, busy (its invoice is locked by another; never with p_wait), waiting (for the movement it is about), unknown_invoice, currency_mismatch, amount_out_of_range or invalid.';
 revoke all on function lock_invoices from public;
 
+create or replace function look_at_parked_events(
+    p_after bigint default 0, p_limit integer default 10000, p_park_days integer default 30,
+    out released integer, out dead integer, out last_id bigint
+)
+language plpgsql security definer set search_path from current
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set enable_memoize = off
+as $$
+declare
+    v_ids bigint[] := array(select w.id from parked_events w where w.id > p_after order by w.id limit p_limit);
+begin
+    released := 0;
+    dead := 0;
+    if p_after = 0 then
+        set constraints all immediate;    -- or a deferred trigger of yours on invoice_references would undo it all
+        released := link_parked_references(find_released_references());
+        dead := expire_parked_events(p_park_days);
+    end if;
+    released := released + release_parked_events(find_released_events(v_ids));
+    last_id := case when cardinality(v_ids) = p_limit then v_ids[p_limit] end;
+end
+$$;
+comment on function look_at_parked_events(bigint, integer, integer) is
+    'Releases those of up to p_limit parked events, by id above p_after, whose invoice or movement has come. last_id: call it again with that as p_after; null: these were the last. From 0 it also links parked references and buries the events, and drops the references, that have been parked for p_park_days.';
+revoke all on function look_at_parked_events from public;
+select grant_to('listener', 'execute on function look_at_parked_events');
+
 create or replace function misplaced_events() returns table (id bigint, places text[])
 language plpgsql stable security definer set search_path from current
 as $$
@@ -1144,10 +1170,8 @@ begin
     into claimed, applied, duplicates, parked, busy, failed, dead, released, last_id
     from process_claimed_events(v_ids, p_max_attempts) p;
     if claimed < p_batch_size and p_after = 0 then
-        set constraints all immediate;    -- or a deferred trigger of yours on invoice_references would undo the batch
-        released := link_parked_references(find_released_references());
-        released := released + release_parked_events(find_released_events());
-        dead := dead + expire_parked_events(p_park_days);
+        select l.released, process_payment_queue.dead + l.dead into released, dead
+        from look_at_parked_events(p_limit => null, p_park_days => p_park_days) l;
     end if;
 end
 $$;
@@ -1415,6 +1439,18 @@ comment on function retry_dead_letters(text, integer, text, text) is
     'Retries up to p_limit open dead events of a reason (null: of any), oldest first, and says how many: call it until it returns 0.';
 revoke all on function retry_dead_letters from public;
 select grant_to('operator', 'execute on function retry_dead_letters');
+
+create or replace function seconds_to_next_retry() returns double precision
+language plpgsql stable security definer set search_path from current
+as $$
+begin
+    return (select extract(epoch from min(q.next_attempt_at) - clock_timestamp()) from payment_queue q where q.attempts > 0);
+end
+$$;
+comment on function seconds_to_next_retry() is
+    'Seconds until the next event that has failed is due again, negative when it is overdue; null: none has failed.';
+revoke all on function seconds_to_next_retry from public;
+select grant_to('listener', 'execute on function seconds_to_next_retry');
 
 create or replace function set_events_aside(
     p_events payment_events[], p_invoice_ids bigint[], p_states text[], p_own bigint[]
@@ -1707,6 +1743,7 @@ drop function
     store_deliveries,
     store_dead_letter,
     set_events_aside,
+    seconds_to_next_retry,
     retry_dead_letters,
     retry_dead_letter,
     resolve_dead_letter,
@@ -1728,6 +1765,7 @@ drop function
     open_queue_gate,
     new_payment_events,
     misplaced_events,
+    look_at_parked_events,
     lock_invoices,
     link_parked_references,
     link_invoice_reference,

@@ -33,6 +33,7 @@ function leave_waiting(payment_event_outcome[],boolean)
 function link_invoice_reference(text,text,bigint,text) security definer
 function link_parked_references(invoice_references[])
 function lock_invoices(payment_events[],boolean)
+function look_at_parked_events(bigint,integer,integer) security definer
 function misplaced_events() security definer
 function new_payment_events(text[],bigint[],bigint[],text[],text[],text[],text[],text[],text[],timestamp with time zone[],integer[],bytea[])
 function open_queue_gate() security definer
@@ -56,6 +57,7 @@ function report_listener(text,interval,boolean) security definer
 function resolve_dead_letter(bigint,text,text,text)
 function retry_dead_letter(bigint,text,text) security definer
 function retry_dead_letters(text,integer,text,text) security definer
+function seconds_to_next_retry() security definer
 function set_events_aside(payment_events[],bigint[],text[],bigint[])
 function store_dead_letter(text,text,text,bytea,text,text) security definer
 function store_deliveries(payment_events[],payment_event_outcome[],bytea[],text[],integer[])
@@ -80,6 +82,7 @@ grant execute on invoice_discrepancies() to operator
 grant execute on invoice_timeline(bigint) to operator
 grant execute on invoice_timeline(bigint) to reader
 grant execute on link_invoice_reference(text,text,bigint,text) to server
+grant execute on look_at_parked_events(bigint,integer,integer) to listener
 grant execute on misplaced_events() to operator
 grant execute on open_queue_gate() to listener
 grant execute on process_claimed_events(bigint[],integer) to listener
@@ -91,6 +94,7 @@ grant execute on reassign_dead_letter(bigint,bigint,text,text) to operator
 grant execute on report_listener(text,interval,boolean) to listener
 grant execute on retry_dead_letter(bigint,text,text) to operator
 grant execute on retry_dead_letters(text,integer,text,text) to operator
+grant execute on seconds_to_next_retry() to listener
 grant execute on store_dead_letter(text,text,text,bytea,text,text) to server
 grant execute on try_queue_watch() to listener
 grant execute on void_payment(text,text,text,text) to operator

@@ -394,6 +394,46 @@ async def test_a_look_at_parked_events_that_takes_too_long_is_blamed_on_no_event
     assert not any("batch_failed" in line for line in lines)
 
 
+async def test_what_has_failed_is_tried_again_when_it_is_due(database_url: str, db: Connection) -> None:
+    await db.execute("""
+        create sequence tries;
+        create function fail_thrice() returns trigger language plpgsql security definer as $$
+        begin
+            if nextval('tries') <= 3 then raise exception 'not yet'; end if;
+            return new;
+        end $$;
+        create trigger fail_thrice before update on invoices for each row execute function fail_thrice();
+    """)
+    due = None
+    async with listening(database_url, poll_interval=HOUR):
+        await enqueue(db, "e1")
+        while row := await db.fetchrow("select attempts, next_attempt_at from payment_queue"):
+            due = row["next_attempt_at"]
+            await asyncio.sleep(0.02)
+    late = await db.fetchval("select posted_at - $1 from payments", due)
+    assert late.total_seconds() < 0.3
+    assert await db.fetchval("select last_value from tries") == 4
+
+
+async def test_a_long_look_at_parked_events_goes_by_slices_and_lets_work_through(
+    database_url: str, db: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.database.SLICE", 3)
+    await db.execute("alter table invoices disable trigger invoices_release")
+    await calls.enqueue_all(db, [Event(f"e{number}", 100 + number, 1) for number in range(20)], park=True)
+    await calls.drain(db)
+    await db.execute("""
+        insert into invoices (id, amount) select 100 + n, 1 from generate_series(0, 19) n
+    """)
+    body = await db.fetchval("select pg_get_functiondef('find_released_events'::regproc)")
+    await db.execute(body.replace("begin", "begin perform pg_sleep(0.2);", 1).replace(" STABLE", ""))
+    async with listening(database_url, poll_interval=0.5):
+        assert max([await seconds_to_apply(db, f"next{number}") for number in range(10)]) < 0.5
+        await sessions.until(lambda: db.fetchval("select not exists (select from parked_events)"))
+        await applied(db)
+    assert await db.fetchval("select count(*) from payments") == 30
+
+
 async def test_an_event_that_hangs_costs_three_time_outs_until_it_stands_alone(
     database_url: str, db: Connection, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,6 +36,14 @@ MAX_SOCKET_PATH = 103  # bytes; Linux takes 107, the BSDs 103
 ENDING_PATIENCE = 60.0  # seconds that an earlier server of the folder gets to finish its shutdown
 MAX_LOG = 10_000_000  # bytes; a longer log is set aside at the next start
 
+CONF = """
+# Of payment webhooks. With a long history, new events touch index pages all over: memory holds them, and checkpoints
+# far apart spare writing each whole. A figure of your own is kept.
+shared_buffers = {megabytes}MB
+max_wal_size = 4GB
+checkpoint_timeout = 15min
+"""
+
 _log = logging.getLogger(__name__)
 # Linux ends a child with the *thread* that forked it, so the server is forked by one that lives as long as we do.
 _forker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="postgres")
@@ -104,6 +112,11 @@ def start(data_dir: Path, *, bin_dir: Path | None = None, settings: Mapping[str,
     except BaseException:
         os.close(owner)
         raise
+
+
+def _shared_buffers() -> int:
+    """A quarter of the machine's memory, as PostgreSQL's manual advises, in MB; at most 2 GB, others live here too."""
+    return min(max(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4 >> 20, 128), 2048)
 
 
 def running_url(data_dir: Path) -> str | None:
@@ -208,6 +221,8 @@ class _Start:
         # Trust is for whoever passes the socket's folder; other ways in are closed even if someone opens a port.
         access = ["--username=postgres", "--auth-local=trust", "--auth-host=reject"]
         self.complete("initdb", f"--pgdata={partial}", "--encoding=UTF8", *locale, *access, "--data-checksums")
+        with (partial / "postgresql.conf").open("a") as conf:
+            conf.write(CONF.format(megabytes=_shared_buffers()))
         single = ["--single", "-D", str(partial), "--exit_on_error=on", *self.settings, "postgres"]
         self.complete("postgres", *single, text=f"create database {DATABASE}\n")
         partial.rename(self.cluster)

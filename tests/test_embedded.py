@@ -204,6 +204,20 @@ def test_settings_reach_the_server(place: Path, bin_dir: Path | None) -> None:
         assert sql(server.url, "show max_connections") == "17"
 
 
+def test_its_memory_is_a_quarter_of_the_machines_until_its_owner_says_otherwise(place: Path, start: Start) -> None:
+    with start(place / "data") as server:
+        shared = int(
+            str(sql(server.url, "select setting::int * 8 / 1024 from pg_settings where name = 'shared_buffers'"))
+        )
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+        assert shared == min(max(int(memory / 4), 128), 2048)
+        assert sql(server.url, "show max_wal_size") == "4GB"
+    conf = place / "data" / "cluster" / "postgresql.conf"
+    conf.write_text(conf.read_text().replace(f"shared_buffers = {shared}MB", "shared_buffers = 64MB"))
+    with start(place / "data") as server:
+        assert sql(server.url, "show shared_buffers") == "64MB"
+
+
 @needs_namespaces
 def test_it_works_below_a_closed_folder_and_changes_no_mode_or_owner_outside_its_own(place: Path, start: Start) -> None:
     closed = place / "closed"

@@ -27,18 +27,18 @@ SALE = {"id": "SALE1", "state": "completed", "amount": {"total": "0.48", "curren
 SALE_REFUND = {"id": "REF2", "state": "completed", "amount": {"total": "-0.15", "currency": "USD"}, "sale_id": "SALE1"}
 TOKEN = {"access_token": "A21AA", "expires_in": 32400, "token_type": "Bearer"}
 PAID = ("payment", 5000, "USD", "CAP1", 42, None)
+EVENT = "/v1/notifications/webhooks-events/WH-1"
+
+
+def event(kind: str, resource: Any, **fields: Any) -> dict[str, Any]:
+    named = {"id": "WH-1", "event_type": kind, "create_time": "2026-09-21T14:13:20Z", "resource_version": "2.0"}
+    return named | {"resource": resource} | fields
 
 
 @pytest.fixture
 async def provider() -> AsyncIterator[ProviderApi]:
     async with provider_api() as provider:
-        provider.answers |= {
-            "/v1/oauth2/token": TOKEN,
-            "/v2/payments/captures/CAP1": CAPTURE,
-            "/v2/payments/refunds/REF1": REFUND,
-            "/v1/payments/sale/SALE1": SALE,
-            "/v1/payments/refund/REF2": SALE_REFUND,
-        }
+        provider.answers["/v1/oauth2/token"] = TOKEN
         yield provider
 
 
@@ -52,11 +52,6 @@ async def adapter(provider: ProviderApi) -> AsyncIterator[Adapter]:
     adapter = fetching(provider.url)
     yield adapter
     await adapter.close()
-
-
-def event(kind: str, resource: Any, **fields: Any) -> dict[str, Any]:
-    named = {"id": "WH-1", "event_type": kind, "create_time": "2026-09-21T14:13:20Z", "resource_version": "2.0"}
-    return named | {"resource": resource} | fields
 
 
 async def what(adapter: Adapter, body: dict[str, Any] | bytes) -> list[tuple[Any, ...]]:
@@ -91,20 +86,57 @@ async def what(adapter: Adapter, body: dict[str, Any] | bytes) -> list[tuple[Any
 async def test_an_event_is_what_it_means(
     provider: ProviderApi, adapter: Adapter, kind: str, resource: Any, facts: list[tuple[Any, ...]], *, fetched: bool
 ) -> None:
+    provider.answers[EVENT] = event(kind, resource)
     assert await what(adapter if fetched else example("paypal"), event(kind, resource)) == facts
     assert bool(provider.asked) == bool(fetched and facts)
 
 
-async def test_what_the_api_says_is_what_counts(provider: ProviderApi, adapter: Adapter) -> None:
-    forged = CAPTURE | {"amount": USD | {"value": "999999.00"}, "invoice_id": "666", "status": "DECLINED"}
-    assert await what(adapter, event("PAYMENT.CAPTURE.COMPLETED", forged)) == [PAID]
-    token, capture = provider.asked
+@pytest.mark.parametrize(
+    ("forged", "real", "facts"),
+    [
+        pytest.param(
+            event("PAYMENT.CAPTURE.COMPLETED", CAPTURE | {"amount": USD | {"value": "999999.00"}, "invoice_id": "666"}),
+            event("PAYMENT.CAPTURE.COMPLETED", CAPTURE),
+            [PAID],
+            id="another amount and invoice",
+        ),
+        pytest.param(
+            event("PAYMENT.CAPTURE.REVERSED", REFUND),
+            event("PAYMENT.CAPTURE.REFUNDED", REFUND),
+            [("refund", 500, "USD", "REF1", None, "CAP1")],
+            id="a refund as a chargeback",
+        ),
+        pytest.param(
+            event("PAYMENT.CAPTURE.REFUNDED", REFUND | {"id": "REF9"}),
+            event("PAYMENT.CAPTURE.COMPLETED", CAPTURE),
+            [PAID],
+            id="a payment as a refund",
+        ),
+        pytest.param(
+            event("PAYMENT.CAPTURE.COMPLETED", CAPTURE),
+            event("PAYMENT.CAPTURE.DECLINED", CAPTURE),
+            [],
+            id="what moved no money as a payment",
+        ),
+    ],
+)
+async def test_what_the_api_says_is_what_counts(
+    provider: ProviderApi, adapter: Adapter, forged: dict[str, Any], real: dict[str, Any], facts: list[tuple[Any, ...]]
+) -> None:
+    provider.answers[EVENT] = real
+    assert await what(adapter, forged) == facts
+
+
+async def test_the_api_is_asked_with_a_token_for_the_apps_credentials(provider: ProviderApi, adapter: Adapter) -> None:
+    provider.answers[EVENT] = event("PAYMENT.CAPTURE.COMPLETED", CAPTURE)
+    assert await what(adapter, event("PAYMENT.CAPTURE.COMPLETED", {})) == [PAID]
+    token, asked = provider.asked
     assert (token.method, token.headers["Authorization"]) == (
         "POST",
         "Basic b3VyIGNsaWVudCBpZDpvdXIgY2xpZW50IHNlY3JldA==",
     )
     assert await token.post() == {"grant_type": "client_credentials"}
-    assert capture.headers["Authorization"] == "Bearer A21AA"
+    assert (asked.method, asked.headers["Authorization"]) == ("GET", "Bearer A21AA")
 
 
 @pytest.mark.parametrize(
@@ -113,6 +145,7 @@ async def test_what_the_api_says_is_what_counts(provider: ProviderApi, adapter: 
         ({"status": "PARTIALLY_REFUNDED"}, [PAID]),
         ({"status": "REFUNDED"}, [PAID]),
         ({"status": "DECLINED"}, [("not_completed",)]),
+        ({"status": "PENDING"}, [("not_completed",)]),  # 91
         ({"status": "FAILED"}, [("not_completed",)]),
         ({"status": None}, [("unreadable",)]),
         ({"status": 5}, [("unreadable",)]),
@@ -134,7 +167,7 @@ async def test_what_the_api_says_is_what_counts(provider: ProviderApi, adapter: 
 async def test_fetched_money_is_read_as_strictly(
     provider: ProviderApi, adapter: Adapter, capture: dict[str, Any], facts: list[tuple[Any, ...]]
 ) -> None:
-    provider.answers["/v2/payments/captures/CAP1"] = CAPTURE | capture
+    provider.answers[EVENT] = event("PAYMENT.CAPTURE.COMPLETED", CAPTURE | capture)
     assert await what(adapter, event("PAYMENT.CAPTURE.COMPLETED", CAPTURE)) == facts
 
 
@@ -153,25 +186,33 @@ async def test_fetched_money_is_read_as_strictly(
 async def test_a_refund_names_its_capture(
     provider: ProviderApi, adapter: Adapter, refund: dict[str, Any], facts: list[tuple[Any, ...]]
 ) -> None:
-    provider.answers["/v2/payments/refunds/REF1"] = REFUND | refund
+    provider.answers[EVENT] = event("PAYMENT.CAPTURE.REFUNDED", REFUND | refund)
     assert await what(adapter, event("PAYMENT.CAPTURE.REFUNDED", REFUND)) == facts
 
 
-@pytest.mark.parametrize("resource", [None, [], {}, {"id": ""}, {"id": ".."}, {"id": 5}, {"id": "\0"}])
+@pytest.mark.parametrize("resource", [None, [], {}, *(CAPTURE | {"id": name} for name in (None, "", 5, "\0"))])
 async def test_a_resource_without_a_name_is_unusable(provider: ProviderApi, adapter: Adapter, resource: Any) -> None:
-    assert await what(adapter, event("PAYMENT.CAPTURE.COMPLETED", resource)) == [("unreadable",)]
+    provider.answers[EVENT] = event("PAYMENT.CAPTURE.COMPLETED", resource)
+    assert await what(adapter, event("PAYMENT.CAPTURE.COMPLETED", CAPTURE)) == [("unreadable",)]
+
+
+@pytest.mark.parametrize("name", [None, "", "..", 5, "\0", []])
+async def test_an_event_without_a_name_is_unusable(provider: ProviderApi, adapter: Adapter, name: Any) -> None:
+    assert await what(adapter, event("PAYMENT.CAPTURE.COMPLETED", CAPTURE, id=name)) == [("unreadable",)]
     assert {"/v1/oauth2/token"}.issuperset(provider.paths)
 
 
 async def test_what_paypal_does_not_know_is_unusable(adapter: Adapter) -> None:
-    assert await what(adapter, event("PAYMENT.CAPTURE.COMPLETED", {"id": "CAP404"})) == [("not_found",)]
+    assert await what(adapter, event("PAYMENT.CAPTURE.COMPLETED", CAPTURE, id="WH-404")) == [("not_found",)]
 
 
 @pytest.mark.parametrize(
     ("path", "answer"),
     [
-        *(("/v2/payments/captures/CAP1", answer) for answer in (401, 403, 500, b"junk", {}, CAPTURE | {"id": "CAP2"})),
-        ("/v2/payments/captures/CAP1", CAPTURE | {"status": "PENDING"}),
+        *(
+            (EVENT, answer)
+            for answer in (401, 403, 500, b"junk", {}, event("PAYMENT.CAPTURE.COMPLETED", {}, id="WH-2"))
+        ),
         *(("/v1/oauth2/token", answer) for answer in (401, 404, 500, b"junk", {}, TOKEN | {"access_token": None})),
         *(("/v1/oauth2/token", TOKEN | fields) for fields in ({"expires_in": "x"}, {"access_token": "a\nb"})),
     ],
@@ -179,23 +220,25 @@ async def test_what_paypal_does_not_know_is_unusable(adapter: Adapter) -> None:
 async def test_without_an_answer_it_has_to_come_again(
     provider: ProviderApi, adapter: Adapter, path: str, answer: Any
 ) -> None:
-    good = provider.answers[path]
-    provider.answers[path] = answer
+    good = {"/v1/oauth2/token": TOKEN, EVENT: event("PAYMENT.CAPTURE.COMPLETED", CAPTURE)}
+    provider.answers |= good | {path: answer}
     with pytest.raises(FetchError):
-        await what(adapter, event("PAYMENT.CAPTURE.COMPLETED", CAPTURE))
-    provider.answers[path] = good
-    assert await what(adapter, event("PAYMENT.CAPTURE.COMPLETED", CAPTURE)) == [PAID]
+        await what(adapter, good[EVENT])
+    provider.answers |= good
+    assert await what(adapter, good[EVENT]) == [PAID]
 
 
 async def test_a_token_serves_until_it_is_refused(provider: ProviderApi, adapter: Adapter) -> None:
+    good = event("PAYMENT.CAPTURE.COMPLETED", CAPTURE)
+    provider.answers[EVENT] = good
     for _ in range(3):
-        await what(adapter, event("PAYMENT.CAPTURE.COMPLETED", CAPTURE))
+        await what(adapter, good)
     assert provider.paths.count("/v1/oauth2/token") == 1
-    provider.answers["/v2/payments/captures/CAP1"] = 401
+    provider.answers[EVENT] = 401
     with pytest.raises(FetchError):
-        await what(adapter, event("PAYMENT.CAPTURE.COMPLETED", CAPTURE))
-    provider.answers["/v2/payments/captures/CAP1"] = CAPTURE
-    assert await what(adapter, event("PAYMENT.CAPTURE.COMPLETED", CAPTURE)) == [PAID]
+        await what(adapter, good)
+    provider.answers[EVENT] = good
+    assert await what(adapter, good) == [PAID]
     assert provider.paths.count("/v1/oauth2/token") == 2
 
 

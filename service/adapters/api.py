@@ -1,6 +1,7 @@
 """A small client of one provider's API: bounded in time, size and number, and never led to another host."""
 
 import asyncio
+import base64
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -54,19 +55,13 @@ class Api:
         self._session: aiohttp.ClientSession | None = None
         self._kept: dict[str, tuple[float, Any]] = {}
 
-    async def get(
-        self,
-        *path: str,
-        query: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-        keep: bool = False,
-    ) -> Any:
+    async def get(self, *path: str, query: Mapping[str, str] | None = None, keep: bool = False) -> Any:
         """The JSON there. What never changes may be kept: a batch that comes again goes on where it left off."""
         place = self._place(path, query)
         until, value = self._kept.get(place, (0.0, None))
         if keep and time.monotonic() < until:
             return value
-        body = await self._ask("GET", place, headers=headers)
+        body = await self._ask("GET", place)
         value = self._parsed(body)
         if keep and len(body) <= MAX_KEPT_ANSWER:
             self._kept.pop(place, None)
@@ -75,13 +70,19 @@ class Api:
             self._kept[place] = time.monotonic() + KEEP, value
         return value
 
+    async def resource(
+        self, *path: str, within: str = "", query: Mapping[str, str] | None = None, keep: bool = False
+    ) -> dict[str, Any]:
+        """As get(), of the resource whose id ends the path; `within` is the answer's part that holds it."""
+        answer = await self.get(*path, query=query, keep=keep)
+        resource = answer.get(within) if within else answer
+        if not isinstance(resource, dict) or resource.get("id") != path[-1]:
+            raise FetchError(f"{self._url} answered what is not about {path[-1]}")
+        return resource
+
     async def get_bytes(self, *path: str) -> bytes:
         """The bytes there."""
         return await self._ask("GET", self._place(path))
-
-    async def post_form(self, *path: str, form: Mapping[str, str], headers: Mapping[str, str]) -> Any:
-        """The JSON that answers a form."""
-        return self._parsed(await self._ask("POST", self._place(path), data=form, headers=headers))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -129,3 +130,34 @@ class Api:
         if not isinstance(value, dict):
             raise FetchError(f"{self._url} answered what is no JSON object")
         return value
+
+
+class OAuthApi(Api):
+    """An API that gives a client an access token for its id and secret (RFC 6749, section 4.4)."""
+
+    def __init__(self, url: str, token_path: tuple[str, ...], client_id: str, client_secret: str):
+        super().__init__(url)
+        self._token_path = token_path
+        self._login = base64.b64encode(f"{client_id}:{client_secret}".encode()).decode()
+        self._token = ("", 0.0)
+
+    async def _ask(self, method: str, place: str, **options: Any) -> bytes:
+        if time.monotonic() >= self._token[1]:
+            self._token = await self._new_token()
+        try:
+            return await super()._ask(method, place, headers={"Authorization": f"Bearer {self._token[0]}"}, **options)
+        except FetchError:
+            self._token = ("", 0.0)
+            raise
+
+    async def _new_token(self) -> tuple[str, float]:
+        """An access token, and until when it serves. Raises FetchError."""
+        form, headers = {"grant_type": "client_credentials"}, {"Authorization": f"Basic {self._login}"}
+        try:
+            answer = self._parsed(await super()._ask("POST", self._place(self._token_path), data=form, headers=headers))
+        except UnusableError as error:
+            raise FetchError(str(error)) from None
+        token, seconds = answer.get("access_token"), answer.get("expires_in")
+        if not isinstance(token, str) or not token.isascii() or not token.isprintable() or type(seconds) is not int:
+            raise FetchError(f"{self._url} gave no access token")
+        return token, time.monotonic() + seconds - 60

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, PrivateAttr
 
 from service.adapters import money, strict_json
-from service.adapters.adapter import FetchError, Pointers, Secret, SignedBodyAdapter, as_json
+from service.adapters.adapter import Pointers, Secret, SignedBodyAdapter, as_json
 from service.adapters.api import Api, ApiUrl
 from service.adapters.payload import Payload
 from service.database import PaymentEvent
@@ -58,9 +58,7 @@ class GoCardless(SignedBodyAdapter):
         if action == "failed" and resource_type == "payments" and not await self._was_confirmed(item):
             return item
         name = item.text(f"/links/{resource_type.removesuffix('s')}")
-        resource = (await self._api.get(resource_type, name, keep=True)).get(resource_type)
-        if not isinstance(resource, dict) or resource.get("id") != name:
-            raise FetchError(f"the API's answer is not about {name}")
+        resource = await self._api.resource(resource_type, name, within=resource_type, keep=True)
         return Payload(item.value | {"resource": resource}, item.at)
 
     async def close(self) -> None:

@@ -14,7 +14,6 @@ from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 from service.adapters import money
 from service.adapters.adapter import (
     Delivery,
-    FetchError,
     Pointers,
     Secret,
     Secrets,
@@ -135,10 +134,7 @@ class Mollie(SignedBodyAdapter):
         return []
 
     async def _payment(self, name: str) -> Any:
-        payment = await self._api.get("v2", "payments", name, query={"embed": "refunds,chargebacks"})
-        if payment.get("id") != name:
-            raise FetchError(f"the API's answer is not about {name}")
-        return payment
+        return await self._api.resource("v2", "payments", name, query={"embed": "refunds,chargebacks"})
 
 
 def _embedded(payload: Payload, name: str) -> Iterable[Payload]:

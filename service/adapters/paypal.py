@@ -1,12 +1,11 @@
 """PayPal: https://developer.paypal.com/api/rest/webhooks/rest/ and https://developer.paypal.com/docs/api/payments/v2/.
 
-PayPal signs no more of a body than its CRC-32, and whoever has seen one webhook can make another with the same. So what
-a webhook names is fetched from the API, and that is what counts.
+PayPal signs no more of a body than its CRC-32, and whoever has seen one webhook can make another with the same. So the
+event that a webhook names is fetched from the API, and that is what counts.
 """
 
 import base64
 import re
-import time
 import zlib
 from collections.abc import Iterable
 from datetime import datetime
@@ -16,21 +15,21 @@ import structlog
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from service.adapters import money
-from service.adapters.adapter import Adapter, CannotSignError, Delivery, FetchError, Pointers, Secret, as_json
-from service.adapters.api import Api, ApiUrl
+from service.adapters.adapter import Adapter, CannotSignError, Delivery, Pointers, Secret, as_json
+from service.adapters.api import ApiUrl, OAuthApi
 from service.adapters.payload import Payload, UnusableError
 from service.adapters.paypal_certificates import Certificates
 from service.database import PaymentEvent
 
-REPORTS = {
-    "PAYMENT.CAPTURE.COMPLETED": ("payment", "v2", "captures"),
-    "PAYMENT.CAPTURE.REFUNDED": ("refund", "v2", "refunds"),
-    "PAYMENT.CAPTURE.REVERSED": ("chargeback", "v2", "refunds"),
-    "PAYMENT.SALE.COMPLETED": ("payment", "v1", "sale"),
-    "PAYMENT.SALE.REFUNDED": ("refund", "v1", "refund"),
-    "PAYMENT.SALE.REVERSED": ("chargeback", "v1", "refund"),
+KINDS = {
+    "PAYMENT.CAPTURE.COMPLETED": "payment",
+    "PAYMENT.CAPTURE.REFUNDED": "refund",
+    "PAYMENT.CAPTURE.REVERSED": "chargeback",
+    "PAYMENT.SALE.COMPLETED": "payment",
+    "PAYMENT.SALE.REFUNDED": "refund",
+    "PAYMENT.SALE.REVERSED": "chargeback",
 }
-"""What an event is, and where the API has what it names. Disputes are information: a lost one reverses the capture."""
+"""What an event is. Disputes are information: a lost one reverses the capture."""
 MAX_AGE = 4 * 86400
 """Seconds since a transmission: PayPal tries for three days."""
 MAX_AHEAD = 300
@@ -60,8 +59,7 @@ class PayPal(Adapter):
         "/resource/custom",
     )
 
-    _api: Api = PrivateAttr()
-    _token: tuple[str, float] = PrivateAttr(("", 0.0))
+    _api: OAuthApi | None = PrivateAttr(None)
     _certificates: Certificates = PrivateAttr()
 
     @field_validator("accept_forgeable_signatures")
@@ -71,15 +69,17 @@ class PayPal(Adapter):
         if (None in given and any(given)) or (not accepted and not any(given)):
             raise ValueError(
                 "PayPal's signature covers only the CRC-32 of a body, so that bodies can be forged. Set client_id and "
-                "client_secret, to have each payment fetched back; or accept it: accept_forgeable_signatures = true"
+                "client_secret, to have each event fetched back; or accept it: accept_forgeable_signatures = true"
             )
         return accepted
 
     def model_post_init(self, context: Any, /) -> None:  # noqa: ARG002 - pydantic's signature
-        self._api = Api(self.api_url or f"https://api-m{'' if self.mode == 'live' else '.sandbox'}.paypal.com")
         self._certificates = Certificates(live=self.mode == "live")
-        if self.client_id is None:
+        if self.client_id is None or self.client_secret is None:
             _log.warning("signatures_can_be_forged", connection=self.connection)
+            return
+        url = self.api_url or f"https://api-m{'' if self.mode == 'live' else '.sandbox'}.paypal.com"
+        self._api = OAuthApi(url, ("v1", "oauth2", "token"), self.client_id, self.client_secret)
 
     async def is_authentic(self, delivery: Delivery) -> bool:
         name, sent = delivery.header("PAYPAL-TRANSMISSION-ID"), delivery.header("PAYPAL-TRANSMISSION-TIME")
@@ -111,28 +111,20 @@ class PayPal(Adapter):
         })  # fmt: skip
 
     async def complete(self, item: Payload) -> Payload:
-        """The event with its resource as the API has it."""
-        report = REPORTS.get(item.text("/event_type"))
-        if report is None or self.client_id is None:
+        """The event as the API has it."""
+        if item.text("/event_type") not in KINDS or self._api is None:
             return item
-        kind, version, place = report
-        name = item.text("/resource/id")
-        resource = await self._fetched(version, "payments", place, name)
-        if resource.get("id") != name:
-            raise FetchError(f"the API's answer is not about {name}")
-        if kind == "payment" and _status(Payload(resource)) == "PENDING":
-            raise FetchError(f"the API does not know yet that {name} is completed")
-        return Payload(item.value | {"resource": resource})
+        return Payload(await self._api.resource("v1", "notifications", "webhooks-events", item.text("/id")))
 
     async def close(self) -> None:
-        await self._api.close()
         await self._certificates.close()
+        if self._api is not None:
+            await self._api.close()
 
     def translate(self, item: Payload) -> Iterable[PaymentEvent]:
-        report = REPORTS.get(item.text("/event_type"))
-        if report is None:
+        kind, resource = KINDS.get(item.text("/event_type")), item.part("/resource")
+        if kind is None:
             return
-        kind, resource = report[0], item.part("/resource")
         self.require_account(resource.get("/payee/merchant_id") or self.account)
         paid = {"COMPLETED", "PARTIALLY_REFUNDED", "REFUNDED", "REVERSED"} if kind == "payment" else {"COMPLETED"}
         if (status := _status(resource)) not in paid:
@@ -143,35 +135,6 @@ class PayPal(Adapter):
         got = money.from_decimal(value, resource.get("/amount/currency_code") or resource.get("/amount/currency"))
         parent = _parent(resource) if kind != "payment" else None
         yield self.event(item, item.text("/id"), kind, got, resource.text("/id"), parent=parent, time="/create_time")
-
-    async def _fetched(self, *path: str) -> Any:
-        if time.monotonic() >= self._token[1]:
-            self._token = await self._new_token()
-        try:
-            return await self._api.get(*path, headers={"Authorization": f"Bearer {self._token[0]}"})
-        except FetchError:
-            self._token = ("", 0.0)
-            raise
-
-    async def _new_token(self) -> tuple[str, float]:
-        """An access token, and until when it serves. Raises FetchError."""
-        login = base64.b64encode(f"{self.client_id}:{self.client_secret}".encode()).decode()
-        try:
-            answer = Payload(
-                await self._api.post_form(
-                    "v1",
-                    "oauth2",
-                    "token",
-                    form={"grant_type": "client_credentials"},
-                    headers={"Authorization": f"Basic {login}"},
-                )
-            )
-            token, seconds = answer.get("/access_token"), answer.get("/expires_in")
-            if not isinstance(token, str) or not token.isascii() or not token.isprintable() or type(seconds) is not int:
-                raise FetchError("PayPal's API gave no access token")
-        except UnusableError as error:
-            raise FetchError(str(error)) from None
-        return token, time.monotonic() + seconds - 60
 
 
 def _is_recent(sent: str, now: float) -> bool:

@@ -12,7 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from service import connections
 from service.adapters.adapter import Adapter
-from service.adapters.standard_webhooks import SECRET_BYTES, decoded
+from service.adapters.signatures import decoded
+from service.adapters.standard_webhooks import SECRET_BYTES
 from service.environment import SettingsError, explained, variable
 
 MAKE_A_SECRET = """python3 -c "import base64, os; print('whsec_' + base64.b64encode(os.urandom(32)).decode())\""""  # noqa: S105

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
-from service.adapters.adapter import Delivery, mac
+from service.adapters.adapter import Delivery
+from service.adapters.signatures import mac
 from service.database import Link, PaymentEvent
 from tests.providers import NOW, example, facts, in_short, payloads, vectors
 

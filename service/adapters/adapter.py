@@ -1,12 +1,10 @@
 """What every provider's adapter has in common: settings, verification of the raw bytes, translation into facts."""
 
 import asyncio
-import base64
-import hmac
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from multidict import MultiMapping
@@ -17,11 +15,8 @@ from service.adapters.money import Money
 from service.adapters.payload import Payload, UnusableError, is_storable
 from service.database import DeadLetter, Link, PaymentEvent
 
-MAX_SIGNATURES = 16
-"""A request may carry so many: a rotation of secrets needs two."""
 MIN_SECRET = 8
 """Characters; nobody issues a shorter secret."""
-_TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
 _ID = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 
@@ -237,46 +232,6 @@ class Adapter(BaseModel, ABC):
         """Raise UnusableError for an event of another account than the configured one."""
         if self.account is not None and account != self.account:
             raise UnusableError("wrong_account", f"the event is of account {str(account)[:80]!r}, not {self.account!r}")
-
-
-class SignedBodyAdapter(Adapter):
-    """An adapter whose webhooks carry one HMAC over their body in a header, and nothing else to verify."""
-
-    header: ClassVar[str]
-    algorithm: ClassVar[str] = "sha256"
-    encoding: ClassVar[Literal["hex", "base64"]] = "hex"
-    prefix: ClassVar[str] = ""
-
-    async def is_authentic(self, delivery: Delivery) -> bool:
-        return is_any_of(
-            (delivery.header(self.header),), (self._mac(key, delivery.body) for key in self.webhook_secrets)
-        )
-
-    def sign(self, body: bytes, now: float) -> Mapping[str, str]:  # noqa: ARG002 - nothing but the body is signed
-        return {self.header: self._mac(self.webhook_secrets[0], body)}
-
-    def _mac(self, key: str, body: bytes) -> str:
-        return self.prefix + mac(key.encode(), body, self.algorithm, self.encoding)
-
-
-def mac(key: bytes, message: bytes, algorithm: str = "sha256", encoding: Literal["hex", "base64"] = "hex") -> str:
-    """The HMAC of `message`, written as hex (lower case) or base64."""
-    digest = hmac.digest(key, message, algorithm)
-    return digest.hex() if encoding == "hex" else base64.b64encode(digest).decode()
-
-
-def is_any_of(given: Sequence[str], expected: Iterable[str]) -> bool:
-    """Whether a signature that was given is one of those expected, in constant time. Too many given are none."""
-    if len(given) > MAX_SIGNATURES:
-        return False
-    offered = [signature.encode("utf-8", "surrogateescape") for signature in given]
-    matches = [hmac.compare_digest(one, other.encode()) for other in expected for one in offered]
-    return any(matches)
-
-
-def is_recent(timestamp: str, now: float, tolerance: float) -> bool:
-    """Whether a timestamp in seconds since 1970, plain ASCII digits, is at most `tolerance` seconds off, either way."""
-    return bool(_TIMESTAMP.fullmatch(timestamp)) and abs(now - int(timestamp)) <= tolerance
 
 
 def as_json(value: Mapping[str, Any]) -> bytes:

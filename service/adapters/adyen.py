@@ -11,8 +11,9 @@ from typing import ClassVar
 from pydantic import field_validator
 
 from service.adapters import money, strict_json
-from service.adapters.adapter import Adapter, Delivery, Names, Pointers, as_json, is_any_of, mac
+from service.adapters.adapter import Adapter, Delivery, Names, Pointers, as_json
 from service.adapters.payload import Payload, UnusableError
+from service.adapters.signatures import is_any_of, mac
 from service.database import Link, PaymentEvent
 
 EXPONENTS = {"CLP": 2, "CVE": 0, "IDR": 0, "ISK": 2}

@@ -15,8 +15,9 @@ from multidict import MultiMapping
 from pydantic import Field
 
 from service.adapters import money, strict_xml
-from service.adapters.adapter import Adapter, Delivery, Pointers, is_any_of, mac
+from service.adapters.adapter import Adapter, Delivery, Pointers
 from service.adapters.payload import Payload, UnusableError
+from service.adapters.signatures import is_any_of, mac
 from service.database import PaymentEvent
 
 _CHALLENGE = re.compile(r"[a-f0-9]{20,32}", re.ASCII)

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from service.adapters import money
-from service.adapters.adapter import Pointers, SignedBodyAdapter, as_json
+from service.adapters.adapter import Pointers, as_json
 from service.adapters.payload import Payload
+from service.adapters.signatures import HmacAdapter, HmacScheme
 from service.database import Link, PaymentEvent
 
 EXPONENTS = {"CLP": 2}
@@ -31,10 +32,10 @@ MOVEMENTS = {
 """A dispute's amount is debited when it is received; all events of the dispute carry its id, which is posted once."""
 
 
-class Checkout(SignedBodyAdapter):
+class Checkout(HmacAdapter):
     """`webhook_secrets` are the signature keys of the webhook."""
 
-    header: ClassVar[str] = "Cko-Signature"
+    scheme: ClassVar = HmacScheme("Cko-Signature")
 
     invoice: Pointers = ("/data/metadata/invoice_id", "/data/reference")
 

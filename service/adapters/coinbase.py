@@ -5,17 +5,19 @@ confirmed payments of the charge were worth in its own currency, and not the pri
 """
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 from service.adapters import money
-from service.adapters.adapter import Pointers, SignedBodyAdapter, as_json
+from service.adapters.adapter import Pointers, as_json
 from service.adapters.payload import Payload, UnusableError
+from service.adapters.signatures import HmacAdapter, HmacScheme
 from service.database import PaymentEvent
 
 
-class Coinbase(SignedBodyAdapter):
+class Coinbase(HmacAdapter):
     """`webhook_secrets` are the shared secrets of the webhook subscriptions."""
 
-    header = "X-CC-Webhook-Signature"
+    scheme: ClassVar = HmacScheme("X-CC-Webhook-Signature")
 
     invoice: Pointers = ("/data/metadata/invoice_id",)
 

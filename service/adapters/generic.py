@@ -5,15 +5,16 @@ Places in the body are JSON pointers (RFC 6901); of several, the first that hold
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from service.adapters import money
-from service.adapters.adapter import MIN_SECRET, Adapter, Delivery, Pointers, as_json, is_any_of, is_recent, mac
+from service.adapters.adapter import MIN_SECRET, Pointers, as_json
 from service.adapters.direct import Kind
 from service.adapters.payload import Payload, is_storable
+from service.adapters.signatures import HmacAdapter, HmacScheme
 from service.database import PaymentEvent
 
 Header = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
@@ -28,7 +29,7 @@ def _pairs(value: object) -> object:
     return {name.strip(): word.strip() for name, _, word in pairs}
 
 
-class Generic(Adapter):
+class Generic(HmacAdapter):
     """`webhook_secrets` are the provider's signing secrets, written as `secret_encoding` says."""
 
     secret_encoding: Literal["text", "hex", "base64"] = Field(default="text", validate_default=True)
@@ -127,29 +128,13 @@ class Generic(Adapter):
             raise ValueError("mode is test: say where an event tells it, or leave mode out")
         return live
 
-    async def is_authentic(self, delivery: Delivery) -> bool:
-        parts = [part.strip() for part in delivery.header(self.header).split(self.separator)]
-        times = [delivery.header(self.timestamp_header)] if self.timestamp_header else []
-        if prefix := self.timestamp_prefix:
-            times = [part.removeprefix(prefix) for part in parts if part.startswith(prefix)]
-        if "{timestamp}" in self.signed and not (
-            len(times) == 1 and is_recent(times[0], delivery.received_at, self.tolerance)
-        ):
-            return False
-        return is_any_of(parts, (self._signature(key, delivery.body, *times) for key in self.webhook_secrets))
+    @property
+    def scheme(self) -> HmacScheme:
+        return HmacScheme(**{name: getattr(self, name) for name in HmacScheme._fields})
 
-    def sign(self, body: bytes, now: float) -> Mapping[str, str]:
-        signature = self._signature(self.webhook_secrets[0], body, f"{now:.0f}")
-        if self.timestamp_header:
-            return {self.header: signature, self.timestamp_header: f"{now:.0f}"}
-        if self.timestamp_prefix:
-            return {self.header: f"{self.timestamp_prefix}{now:.0f}{self.separator}{signature}"}
-        return {self.header: signature}
-
-    def _signature(self, secret: str, body: bytes, timestamp: str = "") -> str:
-        before, after = self.signed.replace("{timestamp}", timestamp).split("{body}")
-        message = before.encode() + body + after.encode()
-        return self.prefix + mac(_key(secret, self.secret_encoding), message, self.algorithm, self.encoding)
+    @property
+    def keys(self) -> Sequence[bytes]:
+        return [_key(secret, self.secret_encoding) for secret in self.webhook_secrets]
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         body: dict[str, Any] = {}

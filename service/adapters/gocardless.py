@@ -9,9 +9,10 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, PrivateAttr
 
 from service.adapters import money, strict_json
-from service.adapters.adapter import Pointers, Secret, SignedBodyAdapter, as_json
+from service.adapters.adapter import Pointers, Secret, as_json
 from service.adapters.api import Api, ApiUrl
 from service.adapters.payload import Payload
+from service.adapters.signatures import HmacAdapter, HmacScheme
 from service.database import PaymentEvent
 
 KINDS = {
@@ -26,7 +27,7 @@ KINDS = {
 """What the actions mean that move money; paid_out and the …_settled are about payouts."""
 
 
-class GoCardless(SignedBodyAdapter):
+class GoCardless(HmacAdapter):
     """`webhook_secrets` are the secrets of the webhook endpoint, `access_token` reads payments, refunds and events."""
 
     access_token: Annotated[Secret, Field(repr=False)]
@@ -34,7 +35,7 @@ class GoCardless(SignedBodyAdapter):
     """The API of the connection's mode, if not set."""
     invoice: Pointers = ("/resource/metadata/invoice_id", "/resource_metadata/invoice_id")
 
-    header: ClassVar[str] = "Webhook-Signature"
+    scheme: ClassVar = HmacScheme("Webhook-Signature")
     _api: Api = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:  # noqa: ARG002 - pydantic's signature

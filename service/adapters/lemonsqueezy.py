@@ -9,15 +9,16 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from service.adapters import money
-from service.adapters.adapter import Pointers, SignedBodyAdapter, as_json
+from service.adapters.adapter import Pointers, as_json
 from service.adapters.payload import Payload
+from service.adapters.signatures import HmacAdapter, HmacScheme
 from service.database import PaymentEvent
 
 
-class LemonSqueezy(SignedBodyAdapter):
+class LemonSqueezy(HmacAdapter):
     """`webhook_secrets` are the signing secrets entered for the webhook; `account` is the store's id."""
 
-    header: ClassVar[str] = "X-Signature"
+    scheme: ClassVar = HmacScheme("X-Signature")
 
     invoice: Pointers = ("/meta/custom_data/invoice_id",)
 

@@ -12,23 +12,16 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 
 from service.adapters import money
-from service.adapters.adapter import (
-    Delivery,
-    Pointers,
-    Secret,
-    Secrets,
-    SignedBodyAdapter,
-    as_json,
-    is_any_of,
-)
+from service.adapters.adapter import Delivery, Pointers, Secret, Secrets, as_json
 from service.adapters.api import Api, ApiUrl
 from service.adapters.payload import Payload, UnusableError
+from service.adapters.signatures import HmacAdapter, HmacScheme, is_any_of
 from service.database import PaymentEvent
 
 _CLASSIC = re.compile(rb"id=([a-z]{2,10}_[A-Za-z0-9]{1,64})")
 
 
-class Mollie(SignedBodyAdapter):
+class Mollie(HmacAdapter):
     """`webhook_secrets` are the signing secrets of the webhook; `api_key` (live_… or test_…) reads the payments.
 
     Classic webhooks, a payment's `webhookUrl`, are not signed: `classic = true` takes these, and no secrets.
@@ -41,8 +34,7 @@ class Mollie(SignedBodyAdapter):
     invoice: Pointers = ("/metadata/invoice_id",)
     """Within the payment."""
 
-    header: ClassVar[str] = "X-Mollie-Signature"
-    prefix: ClassVar[str] = "sha256="
+    scheme: ClassVar = HmacScheme("X-Mollie-Signature", prefix="sha256=")
     _api: Api = PrivateAttr()
 
     @field_validator("classic")
@@ -59,9 +51,9 @@ class Mollie(SignedBodyAdapter):
         """While one secret replaces another, Mollie may sign with both; each signature that is there has to be good."""
         if self.classic:  # a well-formed question; what counts is the API's answer
             return _CLASSIC.fullmatch(delivery.body) is not None
-        lines = delivery.headers.getall(self.header, ())
+        lines = delivery.headers.getall(self.scheme.header, ())
         given = [part.strip() for line in lines for part in line.split(",", 2)]
-        expected = [self._mac(key, delivery.body) for key in self.webhook_secrets]
+        expected = [self.scheme.signature(key, delivery.body) for key in self.keys]
         return 0 < len(given) == len(set(given)) <= 2 and all(is_any_of((one,), expected) for one in given)
 
     def sign(self, body: bytes, now: float) -> Mapping[str, str]:

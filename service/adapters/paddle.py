@@ -5,37 +5,31 @@ A reversed chargeback is told twice, by its own status and by an adjustment that
 one chargeback at a time, so that its reference is made from the transaction, and both reports meet.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from pydantic import Field
 
 from service.adapters import money
-from service.adapters.adapter import Adapter, Delivery, Pointers, as_json, is_any_of, is_recent, mac
+from service.adapters.adapter import Pointers, as_json
 from service.adapters.payload import Payload, UnusableError
+from service.adapters.signatures import HmacAdapter, HmacScheme
 from service.database import PaymentEvent
 
+SCHEME = HmacScheme(
+    "Paddle-Signature", separator=";", timestamp_prefix="ts=", prefix="h1=", signed="{timestamp}:{body}"
+)
 
-class Paddle(Adapter):
+
+class Paddle(HmacAdapter):
     """`webhook_secrets` are the secret keys (pdl_ntfset_…) of the notification destination."""
 
     tolerance: int = Field(default=5, ge=1, le=300)
     """Seconds that a timestamp may be off, either way; 5 is Paddle's advice."""
     invoice: Pointers = ("/data/custom_data/invoice_id",)
 
-    async def is_authentic(self, delivery: Delivery) -> bool:
-        parts = [part.partition("=") for part in delivery.header("Paddle-Signature").split(";")]
-        times = [value for name, _, value in parts if name == "ts"]
-        if len(times) != 1 or not is_recent(times[0], delivery.received_at, self.tolerance):
-            return False
-        message = f"{times[0]}:".encode() + delivery.body
-        return is_any_of(
-            [value for name, _, value in parts if name == "h1"],
-            (mac(secret.encode(), message) for secret in self.webhook_secrets),
-        )
-
-    def sign(self, body: bytes, now: float) -> Mapping[str, str]:
-        signature = mac(self.webhook_secrets[0].encode(), f"{now:.0f}:".encode() + body)
-        return {"Paddle-Signature": f"ts={now:.0f};h1={signature}"}
+    @property
+    def scheme(self) -> HmacScheme:
+        return SCHEME._replace(tolerance=self.tolerance)
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         totals = {"grand_total": str(amount), "currency_code": currency}

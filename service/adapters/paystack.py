@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 from service.adapters import money
-from service.adapters.adapter import Pointers, SignedBodyAdapter, as_json
+from service.adapters.adapter import Pointers, as_json
 from service.adapters.money import Money
 from service.adapters.payload import Payload
+from service.adapters.signatures import HmacAdapter, HmacScheme
 from service.database import PaymentEvent
 
 EXPONENTS = {"XOF": 2}
 """Paystack counts francs in hundredths (https://paystack.com/docs/api/#supported-currency)."""
 
 
-class Paystack(SignedBodyAdapter):
+class Paystack(HmacAdapter):
     """`webhook_secrets` are the secret keys of the API (sk_live_… or sk_test_…), which also sign the webhooks."""
 
-    header: ClassVar[str] = "X-Paystack-Signature"
-    algorithm: ClassVar[str] = "sha512"
+    scheme: ClassVar = HmacScheme("X-Paystack-Signature", "sha512")
 
     invoice: Pointers = ("/data/metadata/invoice_id", "/data/transaction/metadata/invoice_id", "/data/reference")
 

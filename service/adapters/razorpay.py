@@ -9,18 +9,19 @@ from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 from service.adapters import money
-from service.adapters.adapter import Pointers, SignedBodyAdapter, as_json
+from service.adapters.adapter import Pointers, as_json
 from service.adapters.payload import Payload
+from service.adapters.signatures import HmacAdapter, HmacScheme
 from service.database import Link, PaymentEvent
 
 
-class Razorpay(SignedBodyAdapter):
+class Razorpay(HmacAdapter):
     """`webhook_secrets` are the secrets entered for the webhook; retries of older events keep the secret of their time.
 
     `account` is the account_id (acc_…).
     """
 
-    header: ClassVar[str] = "X-Razorpay-Signature"
+    scheme: ClassVar = HmacScheme("X-Razorpay-Signature")
 
     invoice: Pointers = (
         "/payload/payment/entity/notes/invoice_id",

@@ -7,22 +7,22 @@ Money is counted as the customer sees it (presentment money): refunds and disput
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from service.adapters import money
-from service.adapters.adapter import Pointers, SignedBodyAdapter, as_json
+from service.adapters.adapter import Pointers, as_json
 from service.adapters.payload import Payload
+from service.adapters.signatures import HmacAdapter, HmacScheme
 from service.database import PaymentEvent
 
 LOSSES = ("needs_response", "under_review", "accepted", "lost")
 """States of a chargeback in which the bank has the money; the others but "won" never moved any."""
 
 
-class Shopify(SignedBodyAdapter):
+class Shopify(HmacAdapter):
     """`webhook_secrets` are the app's client secrets, or the secret under Settings, Notifications, Webhooks."""
 
-    header = "X-Shopify-Hmac-Sha256"
-    encoding = "base64"
+    scheme: ClassVar = HmacScheme("X-Shopify-Hmac-Sha256", encoding="base64")
 
     invoice: Pointers = ("/note_attributes/invoice_id",)
     """An order's note attributes are read as an object: their values by their names."""

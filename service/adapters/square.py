@@ -5,13 +5,14 @@ comes later about the same payment, refund or dispute carries its id again, and 
 """
 
 from collections.abc import Iterable
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from service.adapters import money
-from service.adapters.adapter import Pointers, SignedBodyAdapter, as_json
+from service.adapters.adapter import Pointers, as_json
 from service.adapters.payload import Payload
+from service.adapters.signatures import HmacAdapter, HmacScheme
 from service.database import PaymentEvent
 
 DISPUTES = {
@@ -24,18 +25,16 @@ DISPUTES = {
 """What became of the money in each state; an inquiry (INQUIRY_…) has not moved any."""
 
 
-class Square(SignedBodyAdapter):
+class Square(HmacAdapter):
     """`webhook_secrets` are the signature keys of the webhook subscription."""
 
-    header: ClassVar[str] = "x-square-hmacsha256-signature"
-    encoding: ClassVar[Literal["hex", "base64"]] = "base64"
-
-    notification_url: Annotated[str, Field(pattern="^https?://[!-~]+$")]
+    notification_url: Annotated[str, Field(pattern="^https?://[!-z~]+$")]
     """The subscription's URL exactly as Square knows it. It is signed before the body; no request is asked for it."""
     invoice: Pointers = ("/data/object/payment/reference_id",)
 
-    def _mac(self, key: str, body: bytes) -> str:
-        return super()._mac(key, self.notification_url.encode() + body)
+    @property
+    def scheme(self) -> HmacScheme:
+        return HmacScheme("x-square-hmacsha256-signature", encoding="base64", signed=f"{self.notification_url}{{body}}")
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         payment = {"id": f"sample-{invoice}", "status": "COMPLETED", "reference_id": invoice}

@@ -3,24 +3,14 @@
 The connection is for a gateway or a system of yours that signs our own JSON, as in service/adapters/direct.py.
 """
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 
 from pydantic import field_validator
 
 from service.adapters import direct
-from service.adapters.adapter import (
-    MAX_SIGNATURES,
-    Adapter,
-    CannotSignError,
-    Delivery,
-    Pointers,
-    as_json,
-    is_any_of,
-    is_recent,
-    mac,
-)
+from service.adapters.adapter import Adapter, CannotSignError, Delivery, Pointers, as_json
 from service.adapters.payload import Payload, UnusableError
+from service.adapters.signatures import MAX_SIGNATURES, decoded, is_any_of, is_ed25519, is_recent, mac
 from service.database import PaymentEvent
 from service.problems import Problem
 
@@ -103,16 +93,11 @@ def is_authentic(keys: Sequence[bytes], delivery: Delivery, public_keys: Sequenc
         return False
     message = _message(message_id, timestamp, delivery.body)
     return is_any_of(given, (sign(key, message_id, timestamp, delivery.body) for key in keys)) or any(
-        _is_signed(key, one, message) for key in public_keys for one in given
+        is_ed25519(key, decoded(one.removeprefix("v1a,")), message)
+        for key in public_keys
+        for one in given
+        if one.startswith("v1a,")
     )
-
-
-def decoded(text: str) -> bytes:
-    """The bytes whose base64 is `text`; none where it is not base64."""
-    try:
-        return base64.b64decode(text, validate=True)
-    except ValueError:
-        return b""
 
 
 def _message(message_id: str, timestamp: str, body: bytes) -> bytes:
@@ -125,17 +110,3 @@ def _is_public(secret: str) -> bool:
 
 def _key(secret: str) -> bytes:
     return decoded(secret.removeprefix("whpk_" if _is_public(secret) else "whsec_"))
-
-
-def _is_signed(public_key: bytes, signature: str, message: bytes) -> bool:
-    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - slow to import, and few need it
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
-
-    scheme, _, encoded = signature.partition(",")
-    if scheme != "v1a":
-        return False
-    try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(decoded(encoded), message)
-    except (InvalidSignature, ValueError):
-        return False
-    return True

@@ -4,39 +4,27 @@ payment_intent.succeeded alone posts a payment; checkout sessions and Stripe's o
 Refunds and disputes find the invoice through their payment intent.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 from service.adapters import money
-from service.adapters.adapter import Adapter, Delivery, Pointers, as_json, is_any_of, is_recent, mac
+from service.adapters.adapter import Pointers, as_json
 from service.adapters.payload import Payload, UnusableError
+from service.adapters.signatures import HmacAdapter, HmacScheme
 from service.database import Link, PaymentEvent
 
-TOLERANCE = 300
-"""Seconds that a timestamp may be off, either way."""
 EXPONENTS = {"ISK": 2, "MGA": 0, "UGX": 2}
 """Where Stripe's decimals differ from ISO 4217 (https://docs.stripe.com/currencies#special-cases)."""
 
 
-class Stripe(Adapter):
+class Stripe(HmacAdapter):
     """`webhook_secrets` are the signing secrets (whsec_…) of the webhook endpoint."""
 
+    scheme: ClassVar = HmacScheme(
+        "Stripe-Signature", separator=",", timestamp_prefix="t=", prefix="v1=", signed="{timestamp}.{body}"
+    )
+
     invoice: Pointers = ("/data/object/metadata/invoice_id", "/data/object/client_reference_id")
-
-    async def is_authentic(self, delivery: Delivery) -> bool:
-        parts = [part.partition("=") for part in delivery.header("Stripe-Signature").split(",")]
-        times = [value for name, _, value in parts if name == "t"]
-        if len(times) != 1 or not is_recent(times[0], delivery.received_at, TOLERANCE):
-            return False
-        message = f"{times[0]}.".encode() + delivery.body
-        return is_any_of(
-            [value for name, _, value in parts if name == "v1"],
-            (mac(secret.encode(), message) for secret in self.webhook_secrets),
-        )
-
-    def sign(self, body: bytes, now: float) -> Mapping[str, str]:
-        signature = mac(self.webhook_secrets[0].encode(), f"{now:.0f}.".encode() + body)
-        return {"Stripe-Signature": f"t={now:.0f},v1={signature}"}
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         intent = {"id": f"pi_sample_{invoice}", "amount_received": amount, "currency": currency}

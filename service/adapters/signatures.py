@@ -1,0 +1,118 @@
+"""Signatures of requests: an HMAC in a header, of the body alone or with a timestamp. Compared in constant time."""
+
+import base64
+import hmac
+import re
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from service.adapters.adapter import Adapter, Delivery
+
+MAX_SIGNATURES = 16
+"""A request may carry so many: a rotation of secrets needs two."""
+_TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
+
+
+class HmacScheme(NamedTuple):
+    """Where the HMAC of a request stands, how it is written, and what it covers."""
+
+    header: str
+    algorithm: str = "sha256"
+    encoding: Literal["hex", "base64"] = "hex"
+    prefix: str = ""
+    separator: str | None = None
+    """Parts the header, where it may hold several signatures and the timestamp."""
+    timestamp_header: str | None = None
+    timestamp_prefix: str | None = None
+    """With it begins the part of `header` that is the timestamp."""
+    tolerance: int = 300
+    """Seconds that a timestamp may be off, either way."""
+    signed: str = "{body}"
+    """What is signed: {body} once, and {timestamp} once where there is one."""
+
+    def is_authentic(self, keys: Iterable[bytes], delivery: Delivery) -> bool:
+        """Whether one of `keys` signed these very bytes, recently if there is a timestamp. Any doubt is no."""
+        header = delivery.header(self.header)
+        parts = [header] if self.separator is None else [part.strip() for part in header.split(self.separator)]
+        times = [delivery.header(self.timestamp_header)] if self.timestamp_header else []
+        if prefix := self.timestamp_prefix:
+            times = [part.removeprefix(prefix) for part in parts if part.startswith(prefix)]
+        if "{timestamp}" in self.signed and not (
+            len(times) == 1 and is_recent(times[0], delivery.received_at, self.tolerance)
+        ):
+            return False
+        return is_any_of(parts, (self.signature(key, delivery.body, *times) for key in keys))
+
+    def headers(self, key: bytes, body: bytes, now: float) -> Mapping[str, str]:
+        """The headers that make a body authentic, signed at `now`, in seconds since 1970."""
+        signature, timestamp = self.signature(key, body, f"{now:.0f}"), f"{now:.0f}"
+        if self.timestamp_header:
+            return {self.header: signature, self.timestamp_header: timestamp}
+        if self.timestamp_prefix:
+            return {self.header: f"{self.timestamp_prefix}{timestamp}{self.separator}{signature}"}
+        return {self.header: signature}
+
+    def signature(self, key: bytes, body: bytes, timestamp: str = "") -> str:
+        """The signature of a body, with its prefix."""
+        before, after = self.signed.replace("{timestamp}", timestamp).split("{body}")
+        return self.prefix + mac(key, before.encode() + body + after.encode(), self.algorithm, self.encoding)
+
+
+class HmacAdapter(Adapter):
+    """An adapter whose webhooks carry an HMAC in a header, and nothing else to verify."""
+
+    @property
+    @abstractmethod
+    def scheme(self) -> HmacScheme:
+        """How the provider signs."""
+
+    @property
+    def keys(self) -> Sequence[bytes]:
+        """The bytes of webhook_secrets."""
+        return [secret.encode() for secret in self.webhook_secrets]
+
+    async def is_authentic(self, delivery: Delivery) -> bool:
+        return self.scheme.is_authentic(self.keys, delivery)
+
+    def sign(self, body: bytes, now: float) -> Mapping[str, str]:
+        return self.scheme.headers(self.keys[0], body, now)
+
+
+def mac(key: bytes, message: bytes, algorithm: str = "sha256", encoding: Literal["hex", "base64"] = "hex") -> str:
+    """The HMAC of `message`, written as hex (lower case) or base64."""
+    digest = hmac.digest(key, message, algorithm)
+    return digest.hex() if encoding == "hex" else base64.b64encode(digest).decode()
+
+
+def is_any_of(given: Sequence[str], expected: Iterable[str]) -> bool:
+    """Whether a signature that was given is one of those expected. Too many given are none."""
+    if len(given) > MAX_SIGNATURES:
+        return False
+    offered = [signature.encode("utf-8", "surrogateescape") for signature in given]
+    return any(hmac.compare_digest(one, other.encode()) for other in expected for one in offered)
+
+
+def is_ed25519(public_key: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether the private key of `public_key` (32 bytes) signed the message."""
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - slow to import, and few need it
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
+
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def is_recent(timestamp: str, now: float, tolerance: float) -> bool:
+    """Whether a timestamp in seconds since 1970, plain ASCII digits, is at most `tolerance` seconds off, either way."""
+    return bool(_TIMESTAMP.fullmatch(timestamp)) and abs(now - int(timestamp)) <= tolerance
+
+
+def decoded(text: str) -> bytes:
+    """The bytes whose base64 is `text`; none where it is not base64."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        return b""

@@ -156,7 +156,7 @@ async def test_a_sample_pays_its_invoice(provider: ProviderApi, adapter: Adapter
 
 @pytest.mark.parametrize(("mode", "host"), [("live", "api.gocardless.com"), ("test", "api-sandbox.gocardless.com")])
 def test_the_mode_chooses_the_api(mode: str, host: str) -> None:
-    assert getattr(example("gocardless", mode=mode, api_url=None), "_api")._url == f"https://{host}"  # noqa: B009
+    assert getattr(example("gocardless", mode=mode, api_url=None), "api")._url == f"https://{host}"  # noqa: B009
 
 
 @pytest.mark.parametrize("body", payloads("gocardless"))

@@ -3,7 +3,9 @@
 import asyncio
 import base64
 import time
+from abc import abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -11,9 +13,8 @@ import aiohttp
 from pydantic import AfterValidator
 from yarl import URL
 
-from service.adapters import strict_json
-from service.adapters.adapter import FetchError
-from service.adapters.payload import UnusableError
+from service.adapters.adapter import Adapter, FetchError
+from service.adapters.payload import Payload, UnusableError
 
 TIMEOUT = 2.5
 """Seconds from the question to the whole answer, waiting for a turn included: providers want theirs in 5 to 10."""
@@ -122,13 +123,11 @@ class Api:
         place = "/".join([self._url, *(quote(part, safe="") for part in path)])
         return f"{place}?{urlencode(query)}" if query else place
 
-    def _parsed(self, body: bytes) -> Any:
+    def _parsed(self, body: bytes) -> dict[str, Any]:
         try:
-            value = strict_json.parse(body)
-        except strict_json.JsonError as error:
-            raise FetchError(f"{self._url} answered what is no JSON: {error}") from None
-        if not isinstance(value, dict):
-            raise FetchError(f"{self._url} answered what is no JSON object")
+            value: dict[str, Any] = Payload.of_json(body).value
+        except UnusableError as error:
+            raise FetchError(f"{self._url} answered what is no JSON object: {error}") from None
         return value
 
 
@@ -161,3 +160,15 @@ class OAuthApi(Api):
         if not isinstance(token, str) or not token.isascii() or not token.isprintable() or type(seconds) is not int:
             raise FetchError(f"{self._url} gave no access token")
         return token, time.monotonic() + seconds - 60
+
+
+class FetchingAdapter(Adapter):
+    """An adapter that asks the provider's API what a webhook is about."""
+
+    @cached_property
+    @abstractmethod
+    def api(self) -> Api:
+        """The provider's API, asked for our account."""
+
+    async def close(self) -> None:
+        await self.api.close()

@@ -7,7 +7,7 @@ Braintree tells of settled transactions only for bank debits (ACH, SEPA); disput
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from urllib.parse import parse_qs, urlencode
 from xml.sax.saxutils import escape
 
@@ -44,9 +44,6 @@ class Braintree(Adapter):
         return bool(payload) and is_any_of(
             given, (_mac(key, message) for key in self.webhook_secrets for message in messages)
         )
-
-    def sign(self, body: bytes, now: float) -> Mapping[str, str]:  # noqa: ARG002 - the sample is signed within
-        return {}
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         values = (invoice, money.to_decimal(amount, currency), currency, self.account or "", invoice)

@@ -4,13 +4,14 @@ A webhook names up to 250 events and no money; the payment or refund of each tha
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar
+from functools import cached_property
+from typing import Annotated, ClassVar
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field
 
-from service.adapters import money, strict_json
+from service.adapters import money
 from service.adapters.adapter import Pointers, Secret, as_json
-from service.adapters.api import Api, ApiUrl
+from service.adapters.api import Api, ApiUrl, FetchingAdapter
 from service.adapters.payload import Payload
 from service.adapters.signatures import HmacAdapter, HmacScheme
 from service.database import PaymentEvent
@@ -27,7 +28,7 @@ KINDS = {
 """What the actions mean that move money; paid_out and the …_settled are about payouts."""
 
 
-class GoCardless(HmacAdapter):
+class GoCardless(HmacAdapter, FetchingAdapter):
     """`webhook_secrets` are the secrets of the webhook endpoint, `access_token` reads payments, refunds and events."""
 
     access_token: Annotated[Secret, Field(repr=False)]
@@ -36,19 +37,19 @@ class GoCardless(HmacAdapter):
     invoice: Pointers = ("/resource/metadata/invoice_id", "/resource_metadata/invoice_id")
 
     scheme: ClassVar = HmacScheme("Webhook-Signature")
-    _api: Api = PrivateAttr()
 
-    def model_post_init(self, context: Any, /) -> None:  # noqa: ARG002 - pydantic's signature
+    @cached_property
+    def api(self) -> Api:
         host = "api" if self.mode == "live" else "api-sandbox"
         headers = {"Authorization": f"Bearer {self.access_token}", "GoCardless-Version": "2015-07-06"}
-        self._api = Api(self.api_url or f"https://{host}.gocardless.com", headers)
+        return Api(self.api_url or f"https://{host}.gocardless.com", headers)
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:  # noqa: ARG002 - a webhook holds no money
         event = {"id": f"EV_sample_{invoice}", "resource_type": "payments", "action": "confirmed"}
         return as_json({"events": [event | {"links": {"payment": f"PM_sample_{invoice}"}}]})
 
     def items(self, body: bytes) -> Iterable[Payload]:
-        return Payload(strict_json.parse(body)).parts("/events")
+        return Payload.of_json(body).parts("/events")
 
     async def complete(self, item: Payload) -> Payload:
         """The event, with its payment or refund as /resource."""
@@ -59,11 +60,8 @@ class GoCardless(HmacAdapter):
         if action == "failed" and resource_type == "payments" and not await self._was_confirmed(item):
             return item
         name = item.text(f"/links/{resource_type.removesuffix('s')}")
-        resource = await self._api.resource(resource_type, name, within=resource_type, keep=True)
+        resource = await self.api.resource(resource_type, name, within=resource_type, keep=True)
         return Payload(item.value | {"resource": resource}, item.at)
-
-    async def close(self) -> None:
-        await self._api.close()
 
     def translate(self, item: Payload) -> Iterable[PaymentEvent]:
         kind = KINDS.get(item.text("/resource_type"), {}).get(item.text("/action"))
@@ -82,4 +80,4 @@ class GoCardless(HmacAdapter):
         """Whether a payment that failed had been confirmed before: banks may be late to say so."""
         created = item.text("/created_at")
         query = {"payment": item.text("/links/payment"), "action": "confirmed", "created_at[lt]": created, "limit": "1"}
-        return bool((await self._api.get("events", query=query, keep=True)).get("events"))
+        return bool((await self.api.get("events", query=query, keep=True)).get("events"))

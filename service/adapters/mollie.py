@@ -7,13 +7,14 @@ that has moved money is reported, every time: what was reported before is a dupl
 import asyncio
 import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from service.adapters import money
 from service.adapters.adapter import Delivery, Pointers, Secret, Secrets, as_json
-from service.adapters.api import Api, ApiUrl
+from service.adapters.api import Api, ApiUrl, FetchingAdapter
 from service.adapters.payload import Payload, UnusableError
 from service.adapters.signatures import HmacAdapter, HmacScheme, is_any_of
 from service.database import PaymentEvent
@@ -21,7 +22,7 @@ from service.database import PaymentEvent
 _CLASSIC = re.compile(rb"id=([a-z]{2,10}_[A-Za-z0-9]{1,64})")
 
 
-class Mollie(HmacAdapter):
+class Mollie(HmacAdapter, FetchingAdapter):
     """`webhook_secrets` are the signing secrets of the webhook; `api_key` (live_… or test_…) reads the payments.
 
     Classic webhooks, a payment's `webhookUrl`, are not signed: `classic = true` takes these, and no secrets.
@@ -35,7 +36,6 @@ class Mollie(HmacAdapter):
     """Within the payment."""
 
     scheme: ClassVar = HmacScheme("X-Mollie-Signature", prefix="sha256=")
-    _api: Api = PrivateAttr()
 
     @field_validator("classic")
     @classmethod
@@ -44,8 +44,9 @@ class Mollie(HmacAdapter):
             raise ValueError("set webhook_secrets for signed webhooks, or else classic = true for unsigned ones")
         return classic
 
-    def model_post_init(self, context: Any, /) -> None:  # noqa: ARG002 - pydantic's signature
-        self._api = Api(self.api_url, {"Authorization": f"Bearer {self.api_key}"})
+    @cached_property
+    def api(self) -> Api:
+        return Api(self.api_url, {"Authorization": f"Bearer {self.api_key}"})
 
     async def is_authentic(self, delivery: Delivery) -> bool:
         """While one secret replaces another, Mollie may sign with both; each signature that is there has to be good."""
@@ -83,9 +84,6 @@ class Mollie(HmacAdapter):
             raise
         return Payload({"payments": payments})
 
-    async def close(self) -> None:
-        await self._api.close()
-
     def translate(self, item: Payload) -> Iterable[PaymentEvent]:
         for payment in item.parts("/payments"):
             yield from self._moves(payment)
@@ -121,12 +119,12 @@ class Mollie(HmacAdapter):
             case "refund" | "chargeback":
                 return [item.text("/_embedded/entity/paymentId")]
             case "payment-link":
-                answer = Payload(await self._api.get("v2", "payment-links", item.text("/entityId"), "payments"))
+                answer = Payload(await self.api.get("v2", "payment-links", item.text("/entityId"), "payments"))
                 return [payment.text("/id") for payment in _embedded(answer, "payments")]
         return []
 
     async def _payment(self, name: str) -> Any:
-        return await self._api.resource("v2", "payments", name, query={"embed": "refunds,chargebacks"})
+        return await self.api.resource("v2", "payments", name, query={"embed": "refunds,chargebacks"})
 
 
 def _embedded(payload: Payload, name: str) -> Iterable[Payload]:

@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Self
 
+from service.adapters import strict_json
+
 MAX_TEXT = 255
 """Characters; a longer id is nobody's."""
 
@@ -33,6 +35,17 @@ class Payload:
     def __init__(self, value: Any, at: str = ""):
         self.value = value
         self.at = at
+
+    @classmethod
+    def of_json(cls, body: bytes) -> Self:
+        """The object that a body is."""
+        try:
+            payload = cls(strict_json.parse(body))
+        except strict_json.JsonError as error:
+            raise UnusableError("unreadable", str(error)) from None
+        if not isinstance(payload.value, dict):
+            raise payload.unreadable("", "a JSON object")
+        return payload
 
     def get(self, pointer: str) -> Any:
         """The value there, None where there is none."""

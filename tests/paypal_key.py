@@ -40,7 +40,7 @@ def pem(name: str = NAME, signer: RSAPrivateKey | EllipticCurvePrivateKey | None
 
 
 def trust(adapter: PayPal) -> None:
-    adapter._certificates.keep(URL, Certificate(key().public_key(), SINCE.timestamp(), UNTIL.timestamp()))
+    adapter.certificates.keep(URL, Certificate(key().public_key(), SINCE.timestamp(), UNTIL.timestamp()))
 
 
 def sign(adapter: PayPal, body: bytes, at: float) -> Mapping[str, str]:

@@ -4,21 +4,21 @@ PayPal signs no more of a body than its CRC-32, and whoever has seen one webhook
 event that a webhook names is fetched from the API, and that is what counts.
 """
 
-import base64
 import re
 import zlib
 from collections.abc import Iterable
-from datetime import datetime
-from typing import Annotated, Any, NoReturn
+from functools import cached_property
+from typing import Annotated, NoReturn
 
 import structlog
-from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from service.adapters import money
-from service.adapters.adapter import Adapter, CannotSignError, Delivery, Pointers, Secret, as_json
-from service.adapters.api import ApiUrl, OAuthApi
+from service.adapters.adapter import CannotSignError, Delivery, Pointers, Secret, as_json
+from service.adapters.api import ApiUrl, FetchingAdapter, OAuthApi
 from service.adapters.payload import Payload, UnusableError
 from service.adapters.paypal_certificates import Certificates
+from service.adapters.signatures import decoded
 from service.database import PaymentEvent
 
 KINDS = {
@@ -34,13 +34,14 @@ MAX_AGE = 4 * 86400
 """Seconds since a transmission: PayPal tries for three days."""
 MAX_AHEAD = 300
 """Seconds that our clock may be behind."""
+_HEADERS = ("TRANSMISSION-ID", "TRANSMISSION-TIME", "TRANSMISSION-SIG", "CERT-URL", "AUTH-ALGO")
 _ID = re.compile(r"[A-Za-z0-9-]{1,100}", re.ASCII)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", re.ASCII)
 _PARENT = re.compile(r".*/(?:captures?|sale)/([A-Za-z0-9-]{1,100})", re.ASCII)
 _log = structlog.get_logger()
 
 
-class PayPal(Adapter):
+class PayPal(FetchingAdapter):
     """`webhook_secrets` are the webhook's id: it is signed along, and PayPal's key makes the signature.
 
     `client_id` and `client_secret` are the REST app's. Without them webhooks are taken at their word, which has to be
@@ -52,15 +53,7 @@ class PayPal(Adapter):
     accept_forgeable_signatures: Annotated[bool, Field(validate_default=True)] = False
     api_url: ApiUrl | None = None
     """The API of the connection's mode, if not set."""
-    invoice: Pointers = (
-        "/resource/invoice_id",
-        "/resource/custom_id",
-        "/resource/invoice_number",
-        "/resource/custom",
-    )
-
-    _api: OAuthApi | None = PrivateAttr(None)
-    _certificates: Certificates = PrivateAttr()
+    invoice: Pointers = tuple(f"/resource/{name}" for name in ("invoice_id", "custom_id", "invoice_number", "custom"))
 
     @field_validator("accept_forgeable_signatures")
     @classmethod
@@ -71,32 +64,35 @@ class PayPal(Adapter):
                 "PayPal's signature covers only the CRC-32 of a body, so that bodies can be forged. Set client_id and "
                 "client_secret, to have each event fetched back; or accept it: accept_forgeable_signatures = true"
             )
+        if not any(given):
+            _log.warning("signatures_can_be_forged", connection=info.data.get("connection"))
         return accepted
 
-    def model_post_init(self, context: Any, /) -> None:  # noqa: ARG002 - pydantic's signature
-        self._certificates = Certificates(live=self.mode == "live")
-        if self.client_id is None or self.client_secret is None:
-            _log.warning("signatures_can_be_forged", connection=self.connection)
-            return
+    @cached_property
+    def api(self) -> OAuthApi:
         url = self.api_url or f"https://api-m{'' if self.mode == 'live' else '.sandbox'}.paypal.com"
-        self._api = OAuthApi(url, ("v1", "oauth2", "token"), self.client_id, self.client_secret)
+        return OAuthApi(url, ("v1", "oauth2", "token"), self.client_id or "", self.client_secret or "")
+
+    @cached_property
+    def certificates(self) -> Certificates:
+        """Where the keys are that sign."""
+        return Certificates(live=self.mode == "live")
+
+    async def close(self) -> None:
+        await super().close()
+        await self.certificates.close()
 
     async def is_authentic(self, delivery: Delivery) -> bool:
-        name, sent = delivery.header("PAYPAL-TRANSMISSION-ID"), delivery.header("PAYPAL-TRANSMISSION-TIME")
-        if (
-            delivery.header("PAYPAL-AUTH-ALGO") != "SHA256withRSA"
-            or not _ID.fullmatch(name)
-            or not _is_recent(sent, delivery.received_at)
-        ):
+        name, sent, signature, url, algorithm = (delivery.header(f"PAYPAL-{part}") for part in _HEADERS)
+        at = Payload(sent).time("") if _TIME.fullmatch(sent) else None
+        if algorithm != "SHA256withRSA" or not _ID.fullmatch(name) or at is None:
             return False
-        try:
-            signature = base64.b64decode(delivery.header("PAYPAL-TRANSMISSION-SIG"), validate=True)
-        except ValueError:
+        if not -MAX_AHEAD <= delivery.received_at - at.timestamp() <= MAX_AGE:
             return False
-        certificate = await self._certificates.at(delivery.header("PAYPAL-CERT-URL"))
+        certificate = await self.certificates.at(url)
         messages = [f"{name}|{sent}|{key}|{zlib.crc32(delivery.body)}" for key in self.webhook_secrets]
         return certificate is not None and any(
-            certificate.verifies(signature, message, delivery.received_at) for message in messages
+            certificate.verifies(decoded(signature), message, delivery.received_at) for message in messages
         )
 
     def sign(self, body: bytes, now: float) -> NoReturn:  # noqa: ARG002 - the base's parameters
@@ -112,14 +108,9 @@ class PayPal(Adapter):
 
     async def complete(self, item: Payload) -> Payload:
         """The event as the API has it."""
-        if item.text("/event_type") not in KINDS or self._api is None:
+        if item.text("/event_type") not in KINDS or self.client_id is None:
             return item
-        return Payload(await self._api.resource("v1", "notifications", "webhooks-events", item.text("/id")))
-
-    async def close(self) -> None:
-        await self._certificates.close()
-        if self._api is not None:
-            await self._api.close()
+        return Payload(await self.api.resource("v1", "notifications", "webhooks-events", item.text("/id")))
 
     def translate(self, item: Payload) -> Iterable[PaymentEvent]:
         kind, resource = KINDS.get(item.text("/event_type")), item.part("/resource")
@@ -135,13 +126,6 @@ class PayPal(Adapter):
         got = money.from_decimal(value, resource.get("/amount/currency_code") or resource.get("/amount/currency"))
         parent = _parent(resource) if kind != "payment" else None
         yield self.event(item, item.text("/id"), kind, got, resource.text("/id"), parent=parent, time="/create_time")
-
-
-def _is_recent(sent: str, now: float) -> bool:
-    try:
-        return bool(_TIME.fullmatch(sent)) and -MAX_AHEAD <= now - datetime.fromisoformat(sent).timestamp() <= MAX_AGE
-    except ValueError:
-        return False
 
 
 def _status(resource: Payload) -> str:

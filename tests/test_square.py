@@ -58,7 +58,17 @@ async def test_the_url_is_ours_and_not_the_requests() -> None:
     assert not await example("square").is_authentic(delivery)
 
 
-@pytest.mark.parametrize("url", [None, "", "pay.example.com/webhooks", "ftp://pay.example.com", "https://pay .example"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        None,
+        "",
+        "pay.example.com/webhooks",
+        "ftp://pay.example.com",
+        "https://pay .example",
+        "https://pay.example/{body}",
+    ],
+)
 def test_the_url_has_to_be_configured(url: str | None) -> None:
     with pytest.raises(ValidationError, match="notification_url"):
         example("square", notification_url=url)

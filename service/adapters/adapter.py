@@ -198,14 +198,11 @@ class Adapter(BaseModel, ABC):
 
     def invoice_named(self, item: Payload) -> tuple[int | None, str | None]:
         """The invoice's id or reference at the first of our pointers that holds one. Raises UnusableError."""
-        for pointer in self.invoice:
-            value = item.get(pointer)
-            if value is None or value == "":
-                continue
-            name = item.identifier(pointer)
-            is_id = self.invoice_is == "id" and _ID.fullmatch(name) and int(name) < 2**63
-            return (int(name), None) if is_id else (None, name)
-        return None, None
+        name = item.optional_identifier(*self.invoice)
+        if name is None:
+            return None, None
+        is_id = self.invoice_is == "id" and _ID.fullmatch(name) and int(name) < 2**63
+        return (int(name), None) if is_id else (None, name)
 
     def links(self, item: Payload, *references: object) -> Iterable[Link]:
         """A link of each of `references` that is one to the invoice that the item names, if any."""

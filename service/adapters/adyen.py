@@ -58,13 +58,13 @@ class Adyen(Adapter):
     async def is_authentic(self, delivery: Delivery) -> bool:
         try:
             items = self.items(delivery.body)
-            return bool(items) and all(self._is_signed(item) for item in items)
+            return bool(items) and all(map(self._is_signed, items))
         except UnusableError:
             return False
 
     def _is_signed(self, item: Payload) -> bool:
         given = item.text("/additionalData/hmacSignature")
-        return is_any_of((given,), [_signature(key, item) for key in self.webhook_secrets])
+        return is_any_of([given], (_signature(key, item) for key in self.webhook_secrets))
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         item = {
@@ -101,7 +101,7 @@ class Adyen(Adapter):
         elif by_hand:
             if kind != "payment_reversal" or code == "CAPTURE_FAILED":  # what is canceled was never captured
                 yield self._movement(item, kind, psp + stage, by_hand=True)
-        elif code != "CAPTURE" and (code != "AUTHORISATION" or item.get("/amount/value") != 0):
+        elif code != "CAPTURE" and (code != "AUTHORISATION" or not money.is_zero(item.get("/amount/value"))):
             reference = item.text("/originalReference") if kind == "payment_reversal" else psp + stage
             yield self._movement(item, kind, reference, by_hand=False)
 

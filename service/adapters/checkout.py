@@ -36,7 +36,6 @@ class Checkout(HmacAdapter):
     """`webhook_secrets` are the signature keys of the webhook."""
 
     scheme: ClassVar = HmacScheme("Cko-Signature")
-
     invoice: Pointers = ("/data/metadata/invoice_id", "/data/reference")
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:

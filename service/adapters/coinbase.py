@@ -18,7 +18,6 @@ class Coinbase(HmacAdapter):
     """`webhook_secrets` are the shared secrets of the webhook subscriptions."""
 
     scheme: ClassVar = HmacScheme("X-CC-Webhook-Signature")
-
     invoice: Pointers = ("/data/metadata/invoice_id",)
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from service.adapters import money
 from service.adapters.adapter import MIN_SECRET, Pointers, as_json
 from service.adapters.direct import Kind
-from service.adapters.payload import Payload, is_storable
+from service.adapters.payload import Payload
 from service.adapters.signatures import HmacAdapter, HmacScheme
 from service.database import PaymentEvent
 
@@ -154,7 +154,7 @@ class Generic(HmacAdapter):
         return as_json(body)
 
     def translate(self, item: Payload) -> Iterable[PaymentEvent]:
-        parts = [_text(item, (pointer,)) for pointer in self.event_type]
+        parts = [item.optional_identifier(pointer) for pointer in self.event_type]
         if parts[0] is None:
             raise item.unreadable(self.event_type[0], "an event type")
         name = ":".join(part or "" for part in parts)
@@ -170,13 +170,13 @@ class Generic(HmacAdapter):
             kind,
             self._money(item),
             reference,
-            parent=None if kind in {"payment", "payment_reversal"} else _text(item, self.parent),
+            parent=None if kind in {"payment", "payment_reversal"} else item.optional_identifier(*self.parent),
             time=self.time or "",
         )
 
     def _money(self, item: Payload) -> money.Money:
-        amount = _first(item, self.amount)
-        currency = self.currency_code or _first(item, self.currency)
+        amount = item.get(item.first(self.amount) or self.amount[0])
+        currency = self.currency_code or item.get(item.first(self.currency) or self.currency[0])
         if self.amount_unit == "decimal":
             return money.from_decimal(amount, currency)
         read = money.from_minor if self.amount_unit == "minor" else money.from_minor_text
@@ -194,24 +194,11 @@ def _key(secret: str, encoding: str) -> bytes:
             return secret.encode()
 
 
-def _first(item: Payload, pointers: Iterable[str]) -> Any:
-    return next((value for value in map(item.get, pointers) if value is not None and value != ""), None)
-
-
-def _text(item: Payload, pointers: Iterable[str]) -> str | None:
-    """The text at the first pointer that holds something; an integer is written as text. Raises UnusableError."""
-    value = _first(item, pointers)
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if text is not None and not (isinstance(text, str) and is_storable(text)):
-        raise item.unreadable(" or ".join(pointers), "an id of 1 to 255 characters")
-    return text
-
-
-def _required(item: Payload, pointers: Iterable[str]) -> str:
-    text = _text(item, pointers)
-    if text is None:
+def _required(item: Payload, pointers: Sequence[str]) -> str:
+    identifier = item.optional_identifier(*pointers)
+    if identifier is None:
         raise item.unreadable(" or ".join(pointers), "there")
-    return text
+    return identifier
 
 
 def _put(body: dict[str, Any], pointer: str, value: object) -> None:

@@ -19,7 +19,6 @@ class LemonSqueezy(HmacAdapter):
     """`webhook_secrets` are the signing secrets entered for the webhook; `account` is the store's id."""
 
     scheme: ClassVar = HmacScheme("X-Signature")
-
     invoice: Pointers = ("/meta/custom_data/invoice_id",)
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
@@ -43,7 +42,7 @@ class LemonSqueezy(HmacAdapter):
         return self._payment(item, order) if name == "order_created" else self._refund(item, order)
 
     def _payment(self, item: Payload, order: Payload) -> Iterable[PaymentEvent]:
-        if order.text("/status") == "paid" and order.get("/total") != 0:
+        if order.text("/status") == "paid" and not money.is_zero(order.get("/total")):
             got = money.from_minor(order.get("/total"), order.get("/currency"))
             order_id = item.text("/data/id")
             event_id = f"{order_id}:order_created:paid"

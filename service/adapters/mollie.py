@@ -8,7 +8,7 @@ import asyncio
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -70,14 +70,15 @@ class Mollie(HmacAdapter, FetchingAdapter):
             return super().items(body)
         if (match := _CLASSIC.fullmatch(body)) is None:
             raise UnusableError("unreadable", "the body is not one id of Mollie's")
-        return [
-            Payload({"type": "payment." if match[1].startswith(b"tr_") else "other", "entityId": match[1].decode()})
-        ]
+        kind = "payment." if match[1].startswith(b"tr_") else "other"
+        return [Payload({"type": kind, "entityId": match[1].decode()})]
 
     async def complete(self, item: Payload) -> Payload:
         """The payments that the webhook is about, with their refunds and chargebacks."""
+        query = {"embed": "refunds,chargebacks"}
         try:
-            payments = await asyncio.gather(*(self._payment(name) for name in await self._payments_of(item)))
+            names = await self._payments_of(item)
+            payments = await asyncio.gather(*(self.api.resource("v2", "payments", name, query=query) for name in names))
         except UnusableError as error:
             if self.classic and error.reason == "not_found":  # anyone may ask; nothing is kept of it
                 return Payload({"payments": []})
@@ -92,25 +93,21 @@ class Mollie(HmacAdapter, FetchingAdapter):
         self.require_mode(live=payment.text("/mode") == "live")
         self.require_account(payment.get("/profileId"))
         if payment.text("/status") == "paid":
-            captured = "/amountCaptured" if payment.get("/amountCaptured") else "/amount"
-            yield self._move(payment, "", "payment", "paid", amount=captured, time="/paidAt")
-        for number, refund in enumerate(_embedded(payment, "refunds")):
-            if refund.text("/status") in {"refunded", "failed"}:
-                kind = "refund" if refund.get("/status") == "refunded" else "refund_reversal"
-                yield self._move(payment, f"/_embedded/refunds/{number}", kind, refund.text("/status"))
-        for number, chargeback in enumerate(_embedded(payment, "chargebacks")):
-            place = f"/_embedded/chargebacks/{number}"
-            yield self._move(payment, place, "chargeback", "charged_back")
+            yield self._move(payment, payment, "payment", "paid", "/paidAt")
+        for refund in _embedded(payment, "refunds"):
+            if (status := refund.text("/status")) in {"refunded", "failed"}:
+                yield self._move(payment, refund, "refund" if status == "refunded" else "refund_reversal", status)
+        for chargeback in _embedded(payment, "chargebacks"):
+            yield self._move(payment, chargeback, "chargeback", "charged_back")
             if chargeback.get("/reversedAt") is not None:
-                yield self._move(payment, place, "chargeback_reversal", "reversed", time="/reversedAt")
+                yield self._move(payment, chargeback, "chargeback_reversal", "reversed", "/reversedAt")
 
-    def _move(
-        self, payment: Payload, place: str, kind: str, status: str, *, amount: str = "/amount", time: str = "/createdAt"
-    ) -> PaymentEvent:
-        got = money.from_decimal(payment.get(f"{place}{amount}/value"), payment.get(f"{place}{amount}/currency"))
-        reference = payment.text(f"{place}/id")
-        parent = payment.text("/id") if place else None
-        return self.event(payment, f"{reference}:{status}", kind, got, reference, parent=parent, time=place + time)
+    def _move(self, payment: Payload, moved: Payload, kind: str, status: str, time: str = "/createdAt") -> PaymentEvent:
+        amount = moved.part("/amountCaptured" if moved.get("/amountCaptured") else "/amount")
+        got = money.from_decimal(amount.get("/value"), amount.get("/currency"))
+        event_id, reference = f"{moved.text('/id')}:{status}", moved.text("/id")
+        parent, invoice = None if moved is payment else payment.text("/id"), self.invoice_named(payment)
+        return self.event(moved, event_id, kind, got, reference, parent=parent, invoice=invoice, time=time)
 
     async def _payments_of(self, item: Payload) -> list[str]:
         match item.text("/type").partition(".")[0]:
@@ -122,9 +119,6 @@ class Mollie(HmacAdapter, FetchingAdapter):
                 answer = Payload(await self.api.get("v2", "payment-links", item.text("/entityId"), "payments"))
                 return [payment.text("/id") for payment in _embedded(answer, "payments")]
         return []
-
-    async def _payment(self, name: str) -> Any:
-        return await self.api.resource("v2", "payments", name, query={"embed": "refunds,chargebacks"})
 
 
 def _embedded(payload: Payload, name: str) -> Iterable[Payload]:

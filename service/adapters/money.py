@@ -17,6 +17,7 @@ from service.adapters.payload import UnusableError
 MAX_AMOUNT = 10**15
 """Minor units; the database's limit for one event."""
 _DECIMAL = re.compile(r"-?[0-9]{1,16}(\.[0-9]{1,10})?", re.ASCII)
+_ZERO = re.compile(r"0+(\.0+)?", re.ASCII)
 _INTEGER = re.compile(r"-?[0-9]{1,16}", re.ASCII)
 
 
@@ -51,6 +52,11 @@ def from_decimal(value: object, currency: object) -> Money:
     if not isinstance(value, str) or not _DECIMAL.fullmatch(value):
         raise UnusableError("bad_amount", f"the amount {_shown(value)} is not a decimal text such as 10.50")
     return _checked(Decimal(value), code)
+
+
+def is_zero(value: object) -> bool:
+    """Whether an amount is nothing, as 0, "0" or "0.00": what reports it moved no money."""
+    return (type(value) is int and value == 0) or (isinstance(value, str) and _ZERO.fullmatch(value) is not None)
 
 
 def to_decimal(amount: int, currency: str) -> str:

@@ -49,7 +49,7 @@ class Paddle(HmacAdapter):
 
     def _payment(self, item: Payload, transaction: Payload) -> Iterable[PaymentEvent]:
         total = transaction.get("/details/totals/grand_total")
-        if total != "0":  # a trial, or paid from credit
+        if not money.is_zero(total):  # a trial, or paid from credit
             got = money.from_minor_text(total, transaction.get("/currency_code"))
             yield self.event(item, item.text("/event_id"), "payment", got, transaction.text("/id"), time="/occurred_at")
 

@@ -59,6 +59,10 @@ class Payload:
                 return None
         return value
 
+    def first(self, pointers: Iterable[str]) -> str | None:
+        """The first of these places that holds something; null and the empty text are nothing."""
+        return next((pointer for pointer in pointers if self.get(pointer) not in (None, "")), None)
+
     def part(self, pointer: str) -> Self:
         """What lies below `pointer`, as a payload of its own."""
         return type(self)(self.get(pointer), self.at + pointer)
@@ -82,9 +86,15 @@ class Payload:
         value = self.get(pointer)
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else self.text(pointer)
 
-    def optional_text(self, pointer: str) -> str | None:
-        """As text(); None where nothing, null or the empty text stands."""
-        return None if self.get(pointer) in (None, "") else self.text(pointer)
+    def optional_text(self, *pointers: str) -> str | None:
+        """As text(), at the first of these places that holds something; None where none does."""
+        pointer = self.first(pointers)
+        return None if pointer is None else self.text(pointer)
+
+    def optional_identifier(self, *pointers: str) -> str | None:
+        """As identifier(), at the first of these places that holds something; None where none does."""
+        pointer = self.first(pointers)
+        return None if pointer is None else self.identifier(pointer)
 
     def flag(self, pointer: str) -> bool:
         """The true or false there."""

@@ -134,14 +134,7 @@ def _status(resource: Payload) -> str:
 
 def _parent(resource: Payload) -> str | None:
     """The capture or sale that a refund is of."""
-    named = resource.optional_text("/capture_id") or resource.optional_text("/sale_id")
+    named = resource.optional_text("/capture_id", "/sale_id")
     links = resource.parts("/links") if named is None and resource.get("/links") is not None else ()
-    for link in links:
-        href = link.get("/href")
-        if (
-            link.get("/rel") in {"up", "capture", "sale"}
-            and isinstance(href, str)
-            and (found := _PARENT.fullmatch(href))
-        ):
-            return found[1]
-    return named
+    hrefs = [str(link.get("/href")) for link in links if link.get("/rel") in {"up", "capture", "sale"}]
+    return next((found[1] for href in hrefs if (found := _PARENT.fullmatch(href))), named)

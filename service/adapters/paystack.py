@@ -23,7 +23,6 @@ class Paystack(HmacAdapter):
     """`webhook_secrets` are the secret keys of the API (sk_live_… or sk_test_…), which also sign the webhooks."""
 
     scheme: ClassVar = HmacScheme("X-Paystack-Signature", "sha512")
-
     invoice: Pointers = ("/data/metadata/invoice_id", "/data/transaction/metadata/invoice_id", "/data/reference")
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
@@ -50,7 +49,7 @@ class Paystack(HmacAdapter):
             yield self._moved(item, "refund", got, reference, parent=parent, time="/data/refunded_at")
 
     def _dispute(self, item: Payload, dispute: Payload) -> Iterable[PaymentEvent]:
-        if dispute.get("/resolution") != "declined" and dispute.get("/refund_amount") not in (0, "0"):
+        if dispute.get("/resolution") != "declined" and not money.is_zero(dispute.get("/refund_amount")):
             currency = dispute.get("/currency") or dispute.get("/transaction/currency")
             got = _money(dispute.get("/refund_amount"), currency)
             parent = dispute.text("/transaction/reference")

@@ -22,7 +22,6 @@ class Razorpay(HmacAdapter):
     """
 
     scheme: ClassVar = HmacScheme("X-Razorpay-Signature")
-
     invoice: Pointers = (
         "/payload/payment/entity/notes/invoice_id",
         "/payload/order/entity/notes/invoice_id",
@@ -58,7 +57,7 @@ class Razorpay(HmacAdapter):
 
     def _dispute(self, item: Payload, kind: str) -> Iterable[PaymentEvent]:
         dispute = item.part("/payload/dispute/entity")
-        if dispute.get("/amount_deducted") != 0:
+        if not money.is_zero(dispute.get("/amount_deducted")):
             yield self._moved(item, kind, dispute, "amount_deducted")
 
     def _moved(self, item: Payload, kind: str, entity: Payload, amount: str) -> PaymentEvent:

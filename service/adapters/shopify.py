@@ -23,7 +23,6 @@ class Shopify(HmacAdapter):
     """`webhook_secrets` are the app's client secrets, or the secret under Settings, Notifications, Webhooks."""
 
     scheme: ClassVar = HmacScheme("X-Shopify-Hmac-Sha256", encoding="base64")
-
     invoice: Pointers = ("/note_attributes/invoice_id",)
     """An order's note attributes are read as an object: their values by their names."""
 
@@ -64,7 +63,7 @@ class Shopify(HmacAdapter):
         amount, currency = total.get("/amount"), total.get("/currency_code")
         if total.value is None:  # an old API version, from when a shop had one currency
             amount, currency = order.get("/total_price"), order.get("/currency")
-        if _moved(amount):
+        if not money.is_zero(amount):  # a discount may pay for all of an order
             named = Payload(order.value | {"note_attributes": _by_name(order.get("/note_attributes"))}, order.at)
             reference = order.identifier("/id")
             got = money.from_decimal(amount, currency)
@@ -73,7 +72,7 @@ class Shopify(HmacAdapter):
     def _transaction(self, transaction: Payload) -> Iterable[PaymentEvent]:
         if (transaction.get("/kind"), transaction.get("/status")) == ("refund", "success"):
             self.require_mode(live=not transaction.flag("/test"))
-            if _moved(transaction.get("/amount")):
+            if not money.is_zero(transaction.get("/amount")):
                 yield self._undoing(transaction, "refund", "/processed_at")
 
     def _dispute(self, dispute: Payload) -> Iterable[PaymentEvent]:
@@ -85,15 +84,10 @@ class Shopify(HmacAdapter):
 
     def _undoing(self, item: Payload, kind: str, time: str) -> PaymentEvent:
         reference = item.identifier("/id")
-        order = None if item.get("/order_id") is None else item.identifier("/order_id")
         got = money.from_decimal(item.get("/amount"), item.get("/currency"))
         nowhere = (None, None)  # an order's places mean other things here, such as /note
+        order = item.optional_identifier("/order_id")
         return self.event(item, f"{reference}:{kind}", kind, got, reference, parent=order, invoice=nowhere, time=time)
-
-
-def _moved(amount: object) -> bool:
-    """Whether an amount is none of "0.00", as of an order that a discount pays for."""
-    return not (isinstance(amount, str) and amount and not amount.strip("0."))
 
 
 def _by_name(attributes: object) -> dict[str, Any]:

@@ -47,10 +47,9 @@ class Square(HmacAdapter):
         match item.text("/type"):
             case "payment.created" | "payment.updated":
                 payment = item.part("/data/object/payment")
-                paid = (
-                    "/amount_money" if payment.get("/total_money") is None else "/total_money"
-                )  # that is with the tip
-                if payment.text("/status") == "COMPLETED" and payment.get(f"{paid}/amount") != 0:
+                # the total is with the tip
+                paid = "/amount_money" if payment.get("/total_money") is None else "/total_money"
+                if payment.text("/status") == "COMPLETED" and not money.is_zero(payment.get(f"{paid}/amount")):
                     yield self._movement(item, "payment", payment, paid)
             case "refund.created" | "refund.updated":
                 refund = item.part("/data/object/refund")

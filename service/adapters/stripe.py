@@ -23,7 +23,6 @@ class Stripe(HmacAdapter):
     scheme: ClassVar = HmacScheme(
         "Stripe-Signature", separator=",", timestamp_prefix="t=", prefix="v1=", signed="{timestamp}.{body}"
     )
-
     invoice: Pointers = ("/data/object/metadata/invoice_id", "/data/object/client_reference_id")
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
@@ -42,16 +41,15 @@ class Stripe(HmacAdapter):
         return report(self, item, item.part("/data/object"))
 
     def _payment(self, item: Payload, intent: Payload) -> Iterable[PaymentEvent]:
-        if intent.get("/amount_received") != 0:
-            got = money.from_minor(intent.get("/amount_received"), intent.get("/currency"), EXPONENTS)
-            yield self.event(item, item.text("/id"), "payment", got, intent.text("/id"), time="/created")
+        if not money.is_zero(intent.get("/amount_received")):
+            yield self._moved(item, "payment", intent.get("/amount_received"), intent.text("/id"))
 
     def _refund(self, item: Payload, refund: Payload) -> Iterable[PaymentEvent]:
         match refund.text("/status"), item.get("/data/previous_attributes/status"):
             case "succeeded", _:
-                yield self._undoing(item, "refund", refund.get("/amount"), refund.text("/id"))
+                yield self._moved(item, "refund", refund.get("/amount"), refund.text("/id"))
             case "failed" | "canceled", "succeeded" | None:  # what fails while it is pending never was a refund
-                yield self._undoing(item, "refund_reversal", refund.get("/amount"), refund.text("/id"))
+                yield self._moved(item, "refund_reversal", refund.get("/amount"), refund.text("/id"))
 
     def _dispute(self, item: Payload, dispute: Payload) -> Iterable[PaymentEvent]:
         """A balance transaction below zero took the money, a stage of the dispute each; one above brought it back."""
@@ -63,11 +61,11 @@ class Stripe(HmacAdapter):
         )
         if not taken or not moved:
             raise UnusableError("bad_amount", "no balance transaction of the dispute says how much was moved")
-        yield self._undoing(item, kind, moved[-1], f"{dispute.text('/id')}/{len(taken)}")
+        yield self._moved(item, kind, moved[-1], f"{dispute.text('/id')}/{len(taken)}")
 
-    def _undoing(self, item: Payload, kind: str, amount: object, reference: str) -> PaymentEvent:
+    def _moved(self, item: Payload, kind: str, amount: object, reference: str) -> PaymentEvent:
         got = money.from_minor(amount, item.get("/data/object/currency"), EXPONENTS)
-        parent = item.optional_text("/data/object/payment_intent") or item.optional_text("/data/object/charge")
+        parent = None if kind == "payment" else item.optional_text("/data/object/payment_intent", "/data/object/charge")
         return self.event(item, item.text("/id"), kind, got, reference, parent=parent, time="/created")
 
     def _session(self, item: Payload, session: Payload) -> Iterable[Link]:
@@ -86,14 +84,9 @@ class Stripe(HmacAdapter):
 
     _reports: ClassVar[dict[str, Callable[..., Iterable[PaymentEvent | Link]]]] = {
         "payment_intent.succeeded": _payment,
-        "refund.created": _refund,
-        "refund.updated": _refund,
-        "refund.failed": _refund,
-        "charge.refund.updated": _refund,
-        "charge.dispute.funds_withdrawn": _dispute,
-        "charge.dispute.funds_reinstated": _dispute,
-        "checkout.session.completed": _session,
-        "checkout.session.async_payment_succeeded": _session,
+        **dict.fromkeys(("refund.created", "refund.updated", "refund.failed", "charge.refund.updated"), _refund),
+        **dict.fromkeys(("charge.dispute.funds_withdrawn", "charge.dispute.funds_reinstated"), _dispute),
+        **dict.fromkeys(("checkout.session.completed", "checkout.session.async_payment_succeeded"), _session),
         "invoice.paid": _invoice,
         "invoice_payment.paid": _invoice_payment,
     }

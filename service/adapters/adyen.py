@@ -69,8 +69,9 @@ class Adyen(Adapter):
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         item = {
             "eventCode": "CAPTURE" if "*" in self.manual_capture else "AUTHORISATION", "success": "true",
-            "pspReference": f"SAMPLE{invoice}", "merchantAccountCode": self.account, "merchantReference": invoice,
-            "paymentMethod": "sample", "amount": {"value": amount, "currency": currency},
+            "pspReference": f"SAMPLE{invoice}".replace(":", "-"), "merchantReference": invoice,
+            "merchantAccountCode": self.account, "paymentMethod": "sample",
+            "amount": {"value": amount, "currency": currency},
         }  # fmt: skip
         item["additionalData"] = {"hmacSignature": _signature(self.webhook_secrets[0], Payload(item))}
         live = "true" if self.mode == "live" else "false"

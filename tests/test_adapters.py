@@ -23,11 +23,14 @@ BODIES = [
     pytest.param('{"id": 1}'.encode("utf-16"), id="62 UTF-16"),
     pytest.param(b'{"id": NaN}', id="63 NaN"),
     pytest.param(b'{"id": 1, "id": 2}', id="64 duplicate keys"),
+    pytest.param(b'{"id": {"a": 1, "\\u0061": 2}}', id="64 duplicate keys within, one of them escaped"),
     pytest.param(b"[" * 100_000, id="65 nested deeply"),
+    pytest.param(b'{"id":' * 300 + b"1" + b"}" * 300, id="65 nested deeply, and closed"),
     pytest.param(b'{"id": ' + b"9" * 5000 + b"}", id="66 a 5,000-digit integer"),
     pytest.param(b"[]", id="67 top-level array"),
     pytest.param(b'"text"', id="67 top-level string"),
     pytest.param(b'{"id": 1} x', id="68 trailing garbage"),
+    pytest.param(b'{"id": "\\ud800"}', id="69 a lone surrogate"),
     pytest.param(b"{}", id="nothing in it"),
 ]
 

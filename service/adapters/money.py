@@ -36,7 +36,8 @@ def from_minor(value: object, currency: object, exponents: Mapping[str, int] | N
     code = _code(currency)
     if not isinstance(value, int) or isinstance(value, bool):
         raise UnusableError("bad_amount", f"the amount {_shown(value)} is not an integer in minor units")
-    return _checked(Decimal(value).scaleb(-(exponents or {}).get(code, _exponent(code))), code)
+    shift = _exponent(code) - exponents.get(code, _exponent(code)) if exponents else 0
+    return _checked(Decimal(value).scaleb(shift) if shift else value, code)
 
 
 def from_minor_text(value: object, currency: object, exponents: Mapping[str, int] | None = None) -> Money:
@@ -51,7 +52,7 @@ def from_decimal(value: object, currency: object) -> Money:
     code = _code(currency)
     if not isinstance(value, str) or not _DECIMAL.fullmatch(value):
         raise UnusableError("bad_amount", f"the amount {_shown(value)} is not a decimal text such as 10.50")
-    return _checked(Decimal(value), code)
+    return _checked(Decimal(value).scaleb(_exponent(code)), code)
 
 
 def is_zero(value: object) -> bool:
@@ -64,13 +65,18 @@ def to_decimal(amount: int, currency: str) -> str:
     return f"{Decimal(amount).scaleb(-_exponent(_code(currency))):f}"
 
 
-def _checked(major: Decimal, code: str) -> Money:
-    minor = major.scaleb(_exponent(code))
+def _checked(minor: Decimal | int, code: str) -> Money:
     if minor != int(minor):
-        raise UnusableError("bad_amount", f"the amount {major} has more decimals than {code} has")
+        raise UnusableError("bad_amount", f"the amount {_major(minor, code)} has more decimals than {code} has")
     if not 0 < minor <= MAX_AMOUNT:
-        raise UnusableError("bad_amount", f"the amount {major} {code} is not positive, or is over 10^15 minor units")
+        raise UnusableError(
+            "bad_amount", f"the amount {_major(minor, code)} {code} is not positive, or is over 10^15 minor units"
+        )
     return Money(int(minor), code)
+
+
+def _major(minor: Decimal | int, code: str) -> Decimal:
+    return Decimal(minor).scaleb(-_exponent(code))
 
 
 def _code(currency: object) -> str:

@@ -51,17 +51,15 @@ class Payload:
         """The value there, None where there is none."""
         value = self.value
         for token in _tokens(pointer):
-            if isinstance(value, dict):
-                value = value.get(token)
-            elif isinstance(value, list) and token.isascii() and token.isdigit() and len(token) < 6:
-                value = value[int(token)] if int(token) < len(value) else None
-            else:
-                return None
+            value = value.get(token) if type(value) is dict else _element(value, token)
         return value
 
     def first(self, pointers: Iterable[str]) -> str | None:
         """The first of these places that holds something; null and the empty text are nothing."""
-        return next((pointer for pointer in pointers if self.get(pointer) not in (None, "")), None)
+        for pointer in pointers:
+            if self.get(pointer) not in (None, ""):
+                return pointer
+        return None
 
     def part(self, pointer: str) -> Self:
         """What lies below `pointer`, as a payload of its own."""
@@ -119,10 +117,11 @@ class Payload:
         return UnusableError("unreadable", f"{self.at}{pointer} is not {expected}")
 
 
+def _element(value: Any, token: str) -> Any:
+    is_index = isinstance(value, list) and token.isascii() and token.isdigit() and len(token) < 6
+    return value[int(token)] if is_index and int(token) < len(value) else None
+
+
 def is_storable(text: str) -> bool:
-    """Whether PostgreSQL takes the text as an id: no NUL, no lone surrogate, neither empty nor long."""
-    return 0 < len(text) <= MAX_TEXT and "\0" not in text and (text.isascii() or not any(map(_is_surrogate, text)))
-
-
-def _is_surrogate(character: str) -> bool:
-    return "\ud800" <= character <= "\udfff"
+    """Whether PostgreSQL takes the text as an id: no NUL, neither empty nor long."""
+    return 0 < len(text) <= MAX_TEXT and "\0" not in text

@@ -5,6 +5,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from tests.benchmarks.__main__ import PARTS, parser
 from tests.benchmarks.chart import HEIGHT, WIDTH, line_chart, short
 from tests.benchmarks.report import Report
 
@@ -61,3 +62,14 @@ def test_a_report_has_its_tables_and_charts_even_if_the_run_is_cut_short(tmp_pat
         "| case | per s |\n| --- | ---: |\n| ours | 12,346 |\n| control |  |\n\n![Speed](speed.svg)\n"
     )
     assert len(places((tmp_path / "new/speed.svg").read_text())) == 1
+
+
+def test_parts_are_chosen_by_name_and_another_name_is_answered_with_the_list(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert parser().parse_args(["listener", "http", "--quick"]).parts == ["listener", "http"]
+    assert parser().parse_args([]).parts == []
+    with pytest.raises(SystemExit):
+        parser().parse_args(["speed"])
+    said = capsys.readouterr().err
+    assert all(part in said for part in PARTS)

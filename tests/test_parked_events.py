@@ -302,7 +302,7 @@ async def functions_called(db: Connection) -> dict[str, int]:
 
 
 async def test_a_copy_costs_one_call_of_the_trigger_however_many_rows_it_has(connect: Connect, db: Connection) -> None:
-    """What it costs in time: tests/benchmarks/copy_invoices.py."""
+    """What it costs in time: python -m tests.benchmarks database."""
     await calls.apply(db, Event("e1", 2999, 5000), park=True)
     first, second = await connect(), await connect()
     async with first.transaction():

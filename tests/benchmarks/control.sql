@@ -1,6 +1,6 @@
--- The control: what a plain design does with one event, in one transaction and one function, and as fast as that idea
--- allows. The event's id is the payments' primary key, so it is deduplicated by the ledger itself; no body is stored,
--- nothing can wait, be retried or be undone.
+-- The controls of the database. First: what a plain design does with one event, in one transaction and one function, and as
+-- fast as that idea allows. The event's id is the payments' primary key, so it is deduplicated by the ledger itself; no body
+-- is stored, nothing can wait, be retried or be undone.
 create schema control;
 
 create table control.invoices (
@@ -39,5 +39,52 @@ begin
     set amount_paid = v_paid, status = case when v_paid >= v_owed then 'paid' else 'partially_paid' end
     where i.id = p_invoice_id;
     return 'applied';
+end
+$$;
+
+-- The control of the queue: events in one table with a status column, a partial index over what is pending, claimed with
+-- SKIP LOCKED and applied set-wise. The ledger's row is known by the event's, so one unique index deduplicates.
+create table control.events (
+    id bigint generated always as identity primary key,
+    event_id text not null unique check (length(event_id) between 1 and 255),
+    invoice_id bigint not null,
+    amount bigint not null check (amount > 0),
+    status text not null default 'pending' check (status in ('pending', 'processed', 'failed')),
+    received_at timestamptz not null default now()
+);
+create index events_pending_idx on control.events (id) where status = 'pending';
+
+create table control.event_payments (
+    event_id bigint primary key,
+    invoice_id bigint not null references control.invoices,
+    amount bigint not null,
+    posted_at timestamptz not null default now()
+);
+create index event_payments_invoice_id_idx on control.event_payments (invoice_id);
+
+create function control.process(p_batch_size integer) returns integer
+language plpgsql
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+declare
+    v_ids bigint[] := array(
+        select e.id from control.events e where e.status = 'pending' order by e.id limit p_batch_size for update skip locked);
+begin
+    perform from control.invoices i
+    where i.id = any(array(select e.invoice_id from control.events e where e.id = any(v_ids)))
+    order by i.id for no key update;
+    with posted as (
+        insert into control.event_payments (event_id, invoice_id, amount)
+        select e.id, e.invoice_id, e.amount from control.events e where e.id = any(v_ids)
+        on conflict do nothing
+        returning invoice_id, amount
+    )
+    update control.invoices i
+    set amount_paid = i.amount_paid + p.amount,
+        status = case when i.amount_paid + p.amount >= i.amount then 'paid' else 'partially_paid' end
+    from (select p.invoice_id, sum(p.amount)::bigint as amount from posted p group by p.invoice_id) p
+    where i.id = p.invoice_id;
+    update control.events e set status = 'processed' where e.id = any(v_ids);
+    return cardinality(v_ids);
 end
 $$;

@@ -1,146 +1,95 @@
-"""Benchmark of the database: how many events a second, what they cost as history grows, and how the plans look.
+"""The functions called directly, beside the control; what an old transaction does to claims; COPY of invoices."""
 
-    python -m tests.benchmarks.database                      # all of it, some minutes
-    python -m tests.benchmarks.database throughput plans     # some of it
-    python -m tests.benchmarks.database --history 0          # without the millions of past events
+import io
+import time
+from statistics import median
 
-It runs on an embedded PostgreSQL of its own, with the settings that PostgreSQL ships, or in a new database on the
-server of DATABASE_URL (as a superuser), which it drops at the end. Progress goes to standard error, the report to
-standard output.
+from tests.benchmarks.cases import COLUMNS, SINGLE, add_controls, cases, rows, run_round
+from tests.benchmarks.load import CLAIM
+from tests.benchmarks.report import Report, progress
+from tests.benchmarks.scale import Scale
+from tests.benchmarks.target import Connection, Database, Target
+
+MISMATCH = """
+    select count(*) from invoices i
+    where i.amount_paid <> coalesce((select sum(p.amount) from payments p where p.invoice_id = i.id), 0)
 """
 
-import argparse
-import asyncio
-import contextlib
-import os
-import re
-import shutil
-import signal
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 
-import asyncpg
-
-from service import embedded, migrate
-from tests.benchmarks import plans, throughput, upkeep
-from tests.benchmarks.load import Connection, Target, progress
-
-DATABASE = "payments_benchmark"
-PARTS = ("throughput", "steady", "pinned", "plans")
-FIRST_HISTORY = 100_000
+async def run(target: Target, scale: Scale, report: Report) -> None:
+    """Rounds after a first one that does not count; what was put in is then compared with what was posted."""
+    async with target.database() as database:
+        await add_controls(database)
+        of = [SINGLE, *(cases(references=False) if scale.thorough else ()), *cases(references=True)]
+        rounds = [await run_round(database, of, scale.events * 3 // 20) for _ in range(scale.rounds + 1)][1:]
+        report.table(COLUMNS, rows(rounds))
+        async with database.connect() as db:
+            assert not await db.fetchval(MISMATCH), "invoices disagree with the ledger"
+            assert not await db.fetchval(
+                "select exists (select from dead_letters) or exists (select from parked_events)"
+            )
+        await pinned_claims(database, 5 * scale.events // 2, report)
+    async with target.database(invoices=0) as database:
+        await copy_invoices(database, 3 * scale.events // 2, scale.rounds, report)
 
 
-@contextlib.contextmanager
-def server(data_dir: Path | None) -> Iterator[tuple[str, Path, int]]:
-    """URL of a database to make, pgbench, and the postmaster's process id (0: not ours)."""
-    if url := os.environ.get("DATABASE_URL"):
-        pgbench = shutil.which("pgbench")
-        if pgbench is None:
-            raise SystemExit("pgbench is not in PATH. Install PostgreSQL's client programs.")
-        yield re.sub("(://[^/?]*)(/[^?]*)?", rf"\1/{DATABASE}", url, count=1), Path(pgbench), 0
-        return
-    with contextlib.ExitStack() as stack:
-        folder = data_dir or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="payments-benchmark-")))
-        running = stack.enter_context(embedded.start(folder))
-        yield running.url_of(DATABASE), running.bin_dir / "pgbench", running.pid
+async def claim_ms(db: Connection, after: int) -> float:
+    """How long a claim of a batch takes; it is rolled back."""
+    transaction = db.transaction()
+    await transaction.start()
+    started = time.perf_counter()
+    await db.fetchval("select claim_payment_events($1, $2)", CLAIM, after)
+    taken = (time.perf_counter() - started) * 1e3
+    await transaction.rollback()
+    return taken
 
 
-async def drop(url: str) -> None:
-    """Drop the benchmark's database, and its roles, which belong to the cluster."""
-    admin: Connection = await asyncpg.connect(url, database="postgres")
-    try:
-        await admin.execute(f"drop database if exists {DATABASE} with (force)")
-        installation = f"payment webhooks of database {DATABASE}, "
-        for role in await admin.fetch(
-            "select quote_ident(rolname) as name from pg_roles"
-            " where starts_with(shobj_description(oid, 'pg_authid'), $1)",
-            installation,
-        ):
-            await admin.execute(f"drop role {role['name']}")
-    finally:
-        await admin.close()
-
-
-async def settings(db: Connection) -> list[str]:
-    """The server, and the settings that decide most."""
-    lines = [await db.fetchval("select version()"), ""]
-    rows = await db.fetch(
-        "select name, current_setting(name) as value from pg_settings where name in ('fsync', 'synchronous_commit',"
-        " 'shared_buffers', 'max_wal_size', 'full_page_writes', 'autovacuum', 'autovacuum_naptime') order by name"
+async def pinned_claims(database: Database, dead: int, report: Report) -> None:
+    """Claims over `dead` index entries that an old transaction keeps from being removed, with and without p_after."""
+    fill = "insert into payment_queue (id) select * from generate_series($1::bigint, $2::bigint)"
+    rows = []
+    async with database.connect() as db, database.connect() as old:
+        first = await db.fetchval("select coalesce(max(id), 0) + 1 from payment_events")
+        fresh = first + dead
+        for entries in (0, dead):
+            if entries:
+                await old.execute("begin isolation level repeatable read; select from invoices limit 1")
+                await db.execute(fill, first, fresh - 1)
+                await db.execute("delete from payment_queue where id < $1", fresh)
+            progress(f"claims over {entries:,} dead index entries")
+            await db.execute(fill, fresh, fresh + CLAIM - 1)
+            rows.append([
+                entries, median([await claim_ms(db, 0) for _ in range(9)]),
+                median([await claim_ms(db, fresh - 1) for _ in range(9)]),
+            ])  # fmt: skip
+            await db.execute("delete from payment_queue")
+    report.table(
+        [
+            "dead index entries, kept by an old transaction",
+            f"claim of {CLAIM}, ms",
+            "with p_after the last id seen, ms",
+        ],
+        rows,
     )
-    return [*lines, ", ".join(f"{row['name']} {row['value']}" for row in rows) + f", {os.cpu_count()} cores", ""]
 
 
-async def run(target: Target, options: argparse.Namespace) -> list[str]:
-    """All parts asked for; the report's lines."""
-    if task := asyncio.current_task():  # ended by a signal, it leaves no gigabytes behind
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    parts = options.parts or PARTS
-    progress("migrate")
-    await migrate.up(target.url)
-    db: Connection = await asyncpg.connect(target.url, command_timeout=None)
-    report = ["# Benchmark of the database", "", *await settings(db)]
-    try:
-        progress(f"{target.invoices:,} invoices")
-        await throughput.make_invoices(db, target)
-        past = FIRST_HISTORY
-        await throughput.add_history(db, target, past)
-        if "throughput" in parts:
-            for history in sorted({FIRST_HISTORY, options.history or FIRST_HISTORY}):
-                if history > past:
-                    past = await db.fetchval("select count(*) from payment_events")
-                    await throughput.add_history(db, target, history - past)
-                rounds = await throughput.run_rounds(
-                    target, db, options.rounds, options.events, options.seconds, f"{history:,} past events"
-                )
-                report += [f"## {history:,} past events, {options.rounds} rounds", "", *throughput.table(rounds), ""]
-        if "steady" in parts:
-            lines = await upkeep.steady_hour(target, db, options.hour_events, options.hour_seconds)
-            report += [f"## An hour's traffic in {options.hour_seconds} s", "", *lines, ""]
-        if "pinned" in parts:
-            lines = await upkeep.pinned_claims(target, db, options.dead)
-            report += ["## An old transaction", "", *lines, ""]
-        if "plans" in parts:
-            lines, scans = await plans.hot_plans(target)
-            report += ["## Plans", "", f"Sequential scans of our tables: {', '.join(scans) or 'none'}.", "", *lines]
-            if scans:
-                print("\n".join(report), flush=True)
-                raise SystemExit(f"sequential scan of {', '.join(scans)}")
-    finally:
-        await db.close()
-    return report
-
-
-def main() -> None:
-    """Parse the command line and print the report."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.database",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+async def copy_invoices(database: Database, number: int, rounds: int, report: Report) -> None:
+    """The least that a COPY of invoices takes in alternating runs with and without the trigger that releases events."""
+    source = b"".join(b"%d\t10000\n" % n for n in range(1, number + 1))
+    seconds: dict[str, list[float]] = {"disable": [], "enable": []}
+    async with database.connect() as db:
+        for _ in range(rounds):
+            for how, taken in seconds.items():
+                await db.execute(f"alter table invoices {how} trigger invoices_release")
+                await db.execute("delete from invoices")
+                await db.execute("vacuum invoices")
+                await db.execute("checkpoint")
+                started = time.perf_counter()
+                await db.copy_to_table("invoices", source=io.BytesIO(source), columns=["id", "amount"])
+                taken.append(time.perf_counter() - started)
+                progress(f"COPY of {number:,} invoices, {how}d trigger: {taken[-1]:.2f} s")
+    bare, released = (min(taken) for taken in seconds.values())
+    report.add(
+        f"COPY of {number:,} invoices: {bare:.2f} s without the trigger that releases waiting events, {released:.2f} s"
+        f" with it, {released / bare:.2f} times as long."
     )
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="part", help=f"of {', '.join(PARTS)}; all")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--events", type=int, default=30_000, help="of each set-wise case in a round")
-    parser.add_argument("--seconds", type=int, default=1, help="of each run of the control")
-    parser.add_argument("--invoices", type=int, default=100_000)
-    parser.add_argument(
-        "--history", type=int, default=5_000_000, help="past events of the second set of rounds; 0: none"
-    )
-    parser.add_argument("--hour-events", type=int, default=360_000)
-    parser.add_argument("--hour-seconds", type=int, default=120)
-    parser.add_argument("--dead", type=int, default=500_000, help="dead index entries under an old transaction")
-    parser.add_argument("--data-dir", type=Path, help="of the embedded server; default: a temporary one")
-    options = parser.parse_args()
-    with server(options.data_dir) as (url, pgbench, postmaster):
-        target = Target(url, pgbench, postmaster, options.invoices)
-        asyncio.run(drop(url))
-        try:
-            report = asyncio.run(run(target, options))
-        finally:
-            asyncio.run(drop(url))
-    print("\n".join(report), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,42 +1,32 @@
-"""Load: events as providers send them, made before the clock starts; what puts them to the server; what that takes."""
+"""Load on SQL: events as providers send them, made before the clock starts; what puts them to the server; its price."""
 
 import asyncio
+import contextlib
 import os
 import re
 import resource
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
-import asyncpg
+from tests.benchmarks.processes import TICKS
+from tests.benchmarks.target import Connection, Database
 
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 HERE = Path(__file__).parent
 BATCH = 50  # events in a call of the set-wise functions, what the server's group commit sees at some load
 CLAIM = 500  # events in a call of process_payment_queue()
-TICKS = os.sysconf("SC_CLK_TCK")
+PROCESS = "select claimed from process_payment_queue($1)"
 PARAMETERS = (
     "($1, $2, $3, p_connections => $4, p_currencies => $5, p_references => $6, p_occurred_at => $7,"
     " p_bodies => $8, p_content_types => $9, p_park => true)"
 )
 APPLY = "select * from apply_payment_events" + PARAMETERS  # noqa: S608 - constants
 ENQUEUE = "select * from enqueue_payment_events" + PARAMETERS  # noqa: S608 - constants
-
-
-@dataclass(frozen=True)
-class Target:
-    """The database under test. `postmaster` is 0 where the server is not ours to look at."""
-
-    url: str
-    pgbench: Path
-    postmaster: int
-    invoices: int
 
 
 @dataclass(frozen=True)
@@ -142,17 +132,19 @@ async def lay_out_batches(db: Connection, batches: Sequence[Any]) -> None:
     await db.execute("analyze benchmark_batches")
 
 
-async def run_pgbench(target: Target, script: str, *, events_a_call: int = 1, **options: int) -> Measured:
+async def run_pgbench(database: Database, script: str, *, events_a_call: int = 1, **options: int) -> Measured:
     """Run a script with pgbench: `clients`, and `seconds` or `calls` a client; other options are its variables."""
     clients = options.pop("clients")
     length = f"--time={options.pop('seconds')}" if "seconds" in options else f"--transactions={options.pop('calls')}"
+    options["invoices"] = database.invoices
     command = [
-        str(target.pgbench), "--no-vacuum", "--protocol=prepared", f"--client={clients}", length,
-        f"--file={HERE / script}.pgbench", *(f"--define={name}={value}" for name, value in options.items()), target.url,
+        str(database.target.pgbench), "--no-vacuum", "--protocol=prepared", f"--client={clients}", length,
+        f"--file={HERE / script}.pgbench", *(f"--define={name}={value}" for name, value in options.items()),
+        database.url,
     ]  # fmt: skip
-    before = Cpu.now(target.postmaster)
+    before = Cpu.now(database.target.postmaster)
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
-    after = Cpu.now(target.postmaster)
+    after = Cpu.now(database.target.postmaster)
     calls = re.search(r"transactions actually processed: (\d+)", done.stdout)
     rate = re.search(r"tps = ([\d.]+)", done.stdout)
     if done.returncode or not calls or not rate:
@@ -160,39 +152,34 @@ async def run_pgbench(target: Target, script: str, *, events_a_call: int = 1, **
     return after.since(before, int(calls[1]) * events_a_call, int(calls[1]) / float(rate[1]))
 
 
-async def run_batches(target: Target, db: Connection, script: str, events: int, *, references: bool) -> Measured:
+async def run_batches(database: Database, events: int, *, script: str, references: bool) -> Measured:
     """Put `events` events to the server in batches over two connections; the script names the function."""
     share = events // BATCH // 2
-    await lay_out_batches(db, make_batches(2 * share * BATCH, BATCH, target.invoices, references=references))
-    return await run_pgbench(target, script, events_a_call=BATCH, clients=2, calls=share, share=share, n=0)
+    async with database.connect() as db:
+        await lay_out_batches(db, make_batches(2 * share * BATCH, BATCH, database.invoices, references=references))
+    return await run_pgbench(database, script, events_a_call=BATCH, clients=2, calls=share, share=share, n=0)
 
 
-async def drain(target: Target, connections: Sequence[Connection]) -> Measured:
-    """Process the queue until it is empty, all connections at once.
+async def drain(database: Database, connections: int, call: str = PROCESS) -> Measured:
+    """Make a call that empties a queue over and over on so many connections, until it says that it did nothing.
 
     An event whose invoice another worker has locked is due again half a second later. It does not stop the clock: what
     is left when a connection first comes back with nothing is drained without it.
     """
 
     async def work(connection: Connection) -> int:
-        applied = 0
-        while (row := await connection.fetchrow("select * from process_payment_queue($1)", CLAIM)) and row["claimed"]:
-            applied += row["applied"]
-        return applied
+        done = 0
+        while number := await connection.fetchval(call, CLAIM):
+            done += number
+        return done
 
-    before = Cpu.now(target.postmaster)
-    started = time.perf_counter()
-    applied = sum(await asyncio.gather(*(work(connection) for connection in connections)))
-    seconds = time.perf_counter() - started
-    measured = Cpu.now(target.postmaster).since(before, applied, seconds)
-    while await connections[0].fetchval("select exists (select from payment_queue)"):
-        await work(connections[0])
+    async with contextlib.AsyncExitStack() as stack:
+        workers = [await stack.enter_async_context(database.connect()) for _ in range(connections)]
+        before = Cpu.now(database.target.postmaster)
+        started = time.perf_counter()
+        done = sum(await asyncio.gather(*map(work, workers)))
+        seconds = time.perf_counter() - started
+        measured = Cpu.now(database.target.postmaster).since(before, done, seconds)
+        while call == PROCESS and await workers[0].fetchval("select exists (select from payment_queue)"):
+            await work(workers[0])
     return measured
-
-
-_started = time.monotonic()
-
-
-def progress(text: str) -> None:
-    """A line on standard error, with the time since the start."""
-    print(f"[{time.monotonic() - _started:6.1f} s] {text}", file=sys.stderr, flush=True)

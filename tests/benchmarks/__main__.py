@@ -1,0 +1,88 @@
+"""How fast the service is, and how it compares: one report in Markdown with charts, in a folder.
+
+It runs on an embedded PostgreSQL of its own, with the settings that PostgreSQL ships, or on the server of DATABASE_URL,
+as a superuser, in databases that it makes and drops. It needs wrk (Debian: wrk), and a machine with nothing else to do.
+"""
+
+import argparse
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from tests.benchmarks import database, history, http, listener
+from tests.benchmarks.report import Report, progress
+from tests.benchmarks.scale import QUICK, Scale
+from tests.benchmarks.target import Target, serving
+
+Run: TypeAlias = Callable[[Target, Scale, Report], Awaitable[None]]
+
+
+class Part(NamedTuple):
+    """A part of the benchmark; `settings` are those that the embedded PostgreSQL gets for it."""
+
+    title: str
+    run: Run
+    settings: Mapping[str, str]
+
+
+PARTS = {
+    "http": Part("The endpoints", http.run, {}),
+    "listener": Part("The listener", listener.run, listener.SETTINGS),
+    "database": Part("The functions", database.run, {}),
+    "history": Part("As the history grows", history.run, {}),
+}
+
+
+async def measure(part: Part, scale: Scale, report: Report, settings: Mapping[str, str]) -> None:
+    """Run one part and add it to the report."""
+    if task := asyncio.current_task():  # ended by a signal, it leaves no gigabytes behind
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    with serving(settings) as target:
+        await target.clear()
+        try:
+            if not report.file.exists():
+                report.add(await target.describe())
+            await part.run(target, scale, report)
+        finally:
+            await target.clear()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="part", help=f"of {', '.join(PARTS)}; all")
+    parser.add_argument("--quick", action="store_true", help="about three minutes in place of an hour")
+    parser.add_argument(
+        "--history", type=int, metavar="EVENTS", help="past events at the most (10 million; quick: 100,000)"
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path(".benchmarks"), metavar="FOLDER", help="for the report (.benchmarks)"
+    )
+    return parser
+
+
+def main() -> None:
+    """Measure the parts asked for, one after the other."""
+    options = parser().parse_args()
+    scale = QUICK if options.quick else Scale()
+    if options.history is not None:
+        scale = replace(scale, history=options.history)
+    report = Report(options.output)
+    report.add("# Benchmark", "", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC{', a quick run' if options.quick else ''}")
+    for name in options.parts or PARTS:
+        progress(f"part {name}")
+        report.add(f"## {PARTS[name].title}")
+        asyncio.run(measure(PARTS[name], scale, report, PARTS[name].settings))
+    print(report.file)
+
+
+if __name__ == "__main__":
+    main()

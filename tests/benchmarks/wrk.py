@@ -1,0 +1,82 @@
+"""Load by HTTP: wrk sends events with ids of their own and says how many were answered, and how soon."""
+
+import asyncio
+import json
+import secrets
+import shutil
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from service import connections
+
+SCRIPT = Path(__file__).with_suffix(".lua")
+SYNC, QUEUE, STRIPE = "/webhooks-sync/payments", "/webhooks/payments", "/webhooks/stripe"
+SECRET = "whsec_of_the_benchmark"
+EVENT_SIZE = 3000
+"""Bytes of one of Stripe's events."""
+MOST_SIGNED = 8000
+"""Signed events that one run may want a second; they are made before its clock starts."""
+ENVIRONMENT = {"ALLOW_UNSIGNED": "true", "STRIPE_WEBHOOK_SECRETS": SECRET}
+"""Settings of a server that takes what wrk() sends."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers of one run: a second, the latency in ms, and the share that was no success."""
+
+    number: int
+    rate: float
+    p50: float
+    p99: float
+    p999: float
+    refused: float
+
+
+async def wrk(
+    port: int, path: str, connections: int, seconds: float, invoices: int, *, pause_ms: float = 0, mixed: bool = False
+) -> Answers:
+    """Send from so many connections, each waiting for its answer and then `pause_ms` on average.
+
+    With `mixed` the path is left to the script. Raises SystemExit where connections broke or plain events were refused.
+    """
+    program = shutil.which("wrk")
+    if program is None:
+        raise SystemExit("wrk is not installed. Install it (Debian: apt-get install wrk).")
+    with tempfile.NamedTemporaryFile() as signed:
+        what = "mixed" if mixed else "plain"
+        if path == STRIPE:
+            what = signed.name
+            sign_events(Path(what), round(MOST_SIGNED * seconds), invoices)
+        command = [program, "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "-s", str(SCRIPT)]
+        command += [
+            f"http://127.0.0.1:{port}{path}",
+            "--",
+            f"b{time.time_ns()}",
+            str(invoices),
+            f"{pause_ms:.0f}",
+            what,
+        ]
+        run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True)
+    number, duration, p50, p99, p999, refused, broken = map(int, run.stdout.rpartition("measured ")[2].split())
+    if broken or (refused and not mixed):
+        raise SystemExit(f"{refused} events were refused, {broken} connections broke: {run.stdout}")
+    return Answers(number, number / duration * 1e6, p50 / 1e3, p99 / 1e3, p999 / 1e3, refused / max(1, number))
+
+
+def sign_events(file: Path, number: int, invoices: int) -> None:
+    """Write so many of Stripe's events, signed, as wrk.lua reads them."""
+    stripe = connections.adapter("stripe").model_validate({"connection": "stripe", "webhook_secrets": [SECRET]})
+    sample = json.loads(stripe.sample("INVOICE", 1, "usd"))
+    sample["id"] = sample["data"]["object"]["id"] = "EVENT" + "0" * 20
+    sample["data"]["object"]["description"] = "x" * (EVENT_SIZE - len(json.dumps(sample)))
+    whole = json.dumps(sample).encode()
+    now = time.time()
+    with file.open("wb") as out:
+        for _ in range(number):
+            body = whole.replace(b"EVENT" + b"0" * 20, b"evt_" + secrets.token_hex(12).encode())
+            body = body.replace(b"INVOICE", b"%d" % (secrets.randbelow(invoices) + 1))
+            [(name, value)] = stripe.sign(body, now).items()
+            out.write(b"\t".join([name.encode(), value.encode(), body]) + b"\n")

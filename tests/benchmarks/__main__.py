@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from tests.benchmarks import database, history, http, listener
+from tests.benchmarks import database, history, http, listener, profile, retention, soak
 from tests.benchmarks.report import Report, progress
 from tests.benchmarks.scale import QUICK, Scale
 from tests.benchmarks.target import Target, serving
@@ -34,6 +34,9 @@ PARTS = {
     "listener": Part("The listener", listener.run, listener.SETTINGS),
     "database": Part("The functions", database.run, {}),
     "history": Part("As the history grows", history.run, {}),
+    "soak": Part("An hour's mixed traffic", soak.run, soak.SETTINGS),
+    "retention": Part("Pruning request bodies", retention.run, {}),
+    "profile": Part("Where the time of one event goes", profile.run, profile.SETTINGS),
 }
 
 

@@ -16,10 +16,11 @@ OURS, TWO, NO_DATABASE, POOLED = "ours", "two of ours", "no database", "one pool
 
 async def run(target: Target, scale: Scale, report: Report) -> None:
     """Every case in turn, and that again in each round; ratios are within a round."""
+    connection_counts = CONNECTIONS if scale.thorough else CONNECTIONS[::2]
     cases = [
         (path, connections, kind)
         for path in (SYNC, QUEUE, STRIPE)
-        for connections in CONNECTIONS
+        for connections in connection_counts
         for kind in (OURS, NO_DATABASE, POOLED, *((TWO,) if connections == 64 else ()))
     ]
     answers: dict[tuple[str, int, str], list[Answers]] = defaultdict(list)
@@ -65,7 +66,7 @@ async def run(target: Target, scale: Scale, report: Report) -> None:
     ):
         report.chart(
             name, title, "connections", label,
-            {line: [(n, median(getattr(a, figure) for a in answers[path, n, kind])) for n in CONNECTIONS]
+            {line: [(n, median(getattr(a, figure) for a in answers[path, n, kind])) for n in connection_counts]
              for line, path, kind in named},
             log_x=True, log_y=name == "latency",
         )  # fmt: skip

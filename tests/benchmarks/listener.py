@@ -92,7 +92,7 @@ async def listeners(database: Database, number: int) -> AsyncIterator[list[Proce
 
 async def wakes(target: Target, scale: Scale, report: Report) -> None:
     """The table and the chart of latencies."""
-    seconds = 8 * scale.seconds
+    seconds = 24 if scale.thorough else 4
     rows: list[list[Cell]] = []
     lines: dict[str, list[tuple[float, float]]] = {}
     scenarios = [(1, 20, False, False), (1, 1000, False, False), (1, 1000, False, True)]

@@ -80,3 +80,14 @@ def sign_events(file: Path, number: int, invoices: int) -> None:
             body = body.replace(b"INVOICE", b"%d" % (secrets.randbelow(invoices) + 1))
             [(name, value)] = stripe.sign(body, now).items()
             out.write(b"\t".join([name.encode(), value.encode(), body]) + b"\n")
+
+
+async def pause_for(
+    share: float, port: int, path: str, connections: int, invoices: int, *, mixed: bool = False
+) -> float:
+    """The pause in ms with which so many connections send about `share` of the most that is answered."""
+    most = await wrk(port, path, connections, 3, invoices, mixed=mixed)
+    turn = 1000 * connections / (share * most.rate)
+    pause = turn - most.p50 / 2
+    tried = await wrk(port, path, connections, 3, invoices, pause_ms=pause, mixed=mixed)
+    return max(0, pause + turn - 1000 * connections / tried.rate)

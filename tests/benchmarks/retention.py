@@ -1,0 +1,73 @@
+"""What pruning old request bodies costs the payments that come in meanwhile, by the size of a call and its pause."""
+
+import asyncio
+import contextlib
+import time
+
+from tests.benchmarks.processes import running
+from tests.benchmarks.report import Cell, Report, progress
+from tests.benchmarks.scale import Scale
+from tests.benchmarks.target import Database, Target
+from tests.benchmarks.wrk import ENVIRONMENT, SYNC, Answers, pause_for, wrk
+
+CONNECTIONS = 64
+PACES = ((10_000, 0.0), (1_000, 0.0), (1_000, 0.1), (100, 0.1))
+"""Bodies a call, and seconds between two calls."""
+PRUNE = "select prune_deliveries('90 days', $1)"
+OLD_BODIES = """
+    insert into deliveries (received_at, connection, content_type, body)
+    select now() - interval '100 days', 'stripe', 'application/json',
+           convert_to(string_agg(md5(n || '-' || part), ''), 'UTF8')
+    from generate_series(1, $1::int) n, generate_series(1, 94) part group by n
+"""
+"""Each of 3 kB that do not compress."""
+
+
+async def run(target: Target, scale: Scale, report: Report) -> None:
+    """The synchronous endpoint at 60% of its top rate, alone and beside each pace."""
+    seconds = 2 * scale.seconds
+    rows: list[list[Cell]] = []
+    async with contextlib.AsyncExitStack() as stack:
+        database = await stack.enter_async_context(target.database())
+        db = await stack.enter_async_context(database.connect())
+        server = await stack.enter_async_context(
+            running("service.server", DATABASE_URL=database.url, **ENVIRONMENT)
+        )  # fmt: skip
+
+        async def load() -> Answers:
+            return await wrk(server.port, SYNC, CONNECTIONS, seconds, database.invoices, pause_ms=pause)
+
+        pause = await pause_for(0.6, server.port, SYNC, CONNECTIONS, database.invoices)
+        alone = await load()
+        rows.append(["no pruning", None, None, alone.rate, alone.p50, alone.p99, alone.p999, 1])
+        for limit, between in PACES:
+            bodies = min(scale.events, round(limit / between * seconds)) if between else scale.events
+            await db.execute(OLD_BODIES, bodies)
+            await db.execute("vacuum analyze deliveries")
+            (pruned, taken), beside = await asyncio.gather(prune(database, limit, between, seconds), load())
+            progress(f"retention: {limit} a call, {between:g} s between: p99 {beside.p99:.1f} ms, {pruned:,} pruned")
+            rows.append([
+                f"{limit:,} a call, {1000 * between:.0f} ms between", pruned / taken, 100 * taken / seconds,
+                beside.rate, beside.p50, beside.p99, beside.p999, beside.p99 / alone.p99,
+            ])  # fmt: skip
+            await db.execute("delete from deliveries where received_at < now() - interval '90 days'")
+        young = await db.fetchval("select count(*) from deliveries")
+        started = time.perf_counter()
+        await db.fetchval(PRUNE, 1000)
+        nothing = 1000 * (time.perf_counter() - started)
+    report.table(
+        ["`prune_deliveries('90 days', …)`", "bodies a second", "% of the time", "payments a second",
+         "p50 ms", "p99 ms", "p99.9 ms", "p99 to no pruning"],
+        rows,
+    )  # fmt: skip
+    report.add(f"A call that finds nothing to prune among {young:,} younger bodies takes {nothing:.1f} ms.")
+
+
+async def prune(database: Database, limit: int, between: float, seconds: float) -> tuple[int, float]:
+    """Prune for so long, or until nothing is left; how many bodies, in how many seconds."""
+    pruned, started = 0, time.perf_counter()
+    async with database.connect() as db:
+        while time.perf_counter() - started < seconds and (number := await db.fetchval(PRUNE, limit)):
+            pruned += number
+            await asyncio.sleep(between)
+    return pruned, time.perf_counter() - started

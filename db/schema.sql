@@ -1768,12 +1768,16 @@ CREATE FUNCTION public.prune_deliveries(p_older_than interval, p_limit integer D
     SET search_path TO 'public', 'pg_temp'
     AS $$
 declare
+    -- Ids follow the time, so what is old stands first: nothing beyond is read, however many younger bodies there are.
+    v_first bigint[] := array(
+        select d.id from deliveries d order by d.id
+        limit p_limit + (select count(*) from dead_letters l where l.resolution is null and l.delivery_id is not null));
     v_pruned bigint;
 begin
     delete from deliveries d
     where d.id = any(array(
         select o.id from deliveries o
-        where o.received_at < now() - p_older_than
+        where o.id = any(v_first) and o.received_at < now() - p_older_than
           and not exists (select from dead_letters l where l.delivery_id = o.id and l.resolution is null)
         order by o.id limit p_limit for update skip locked));
     get diagnostics v_pruned = row_count;

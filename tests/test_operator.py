@@ -458,6 +458,18 @@ async def test_pruning_deletes_old_bodies_but_none_that_an_open_dead_letter_poin
     assert await operator.fetchval(bodies) == [b"young"]
 
 
+async def test_pruning_reads_no_more_than_its_limit_however_many_younger_bodies_there_are(
+    db: Connection, operator: Connection
+) -> None:
+    await db.execute("insert into deliveries (connection, body) select 'stripe', '' from generate_series(1, 1000)")
+    await db.execute("update deliveries set received_at = now() - interval '91 days' where id <= 5")
+    read = "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables where relname = 'deliveries'"
+    for pruned in (5, 0):
+        async with operator.transaction():
+            assert await operator.fetchval("select prune_deliveries('90 days', 10)") == pruned
+            assert await operator.fetchval(read) < 100
+
+
 async def test_the_checks_find_what_the_owner_broke(db: Connection, operator: Connection) -> None:
     await add_invoice(db, 1)
     await add_invoice(db, 2)

@@ -15,12 +15,12 @@ PACES = ((10_000, 0.0), (1_000, 0.0), (1_000, 0.1), (100, 0.1))
 """Bodies a call, and seconds between two calls."""
 PRUNE = "select prune_deliveries('90 days', $1)"
 OLD_BODIES = """
-    insert into deliveries (received_at, connection, content_type, body)
-    select now() - interval '100 days', 'stripe', 'application/json',
+    insert into deliveries (id, received_at, connection, content_type, body)
+    select -n, now() - interval '100 days', 'stripe', 'application/json',
            convert_to(string_agg(md5(n || '-' || part), ''), 'UTF8')
     from generate_series(1, $1::int) n, generate_series(1, 94) part group by n
 """
-"""Each of 3 kB that do not compress."""
+"""Each of 3 kB that do not compress; what is older has lower ids."""
 
 
 async def run(target: Target, scale: Scale, report: Report) -> None:

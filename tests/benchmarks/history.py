@@ -24,15 +24,14 @@ SIZE = """
 
 async def run(target: Target, scale: Scale, report: Report) -> None:
     """At each length of history rounds after a first one that does not count."""
-    past = 0
     found: dict[int, list[Round]] = {}
     sizes = {}
     of = cases(references=True)[:3]
     async with target.database() as database:
         await add_controls(database)
         for level in (level for level in LEVELS if level <= scale.history):
-            await add_history(database, level - past)
             async with database.connect() as db:
+                await add_history(database, level - await db.fetchval("select count(*) from payment_events"))
                 sizes[level] = await db.fetchval(SIZE, float(level))
             found[level] = []
             for _ in range(scale.rounds + 1):
@@ -40,7 +39,6 @@ async def run(target: Target, scale: Scale, report: Report) -> None:
                     small = level <= SMALL
                     on = await stack.enter_async_context(target.database(template=database)) if small else database
                     found[level].append(await run_round(on, of, EVENTS))
-            past = level if level <= SMALL else level + (scale.rounds + 1) * 2 * EVENTS
             progress(f"history: measured at {level:,} events")
         _tell(report, {level: rounds[1:] for level, rounds in found.items()}, sizes)
         await hot_plans(database, report)

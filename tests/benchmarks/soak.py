@@ -74,7 +74,9 @@ async def run(target: Target, scale: Scale, report: Report) -> None:
         ("soak", "Latency over time", "ms", {"p50": 3, "p99": 4, "p99.9": 5}),
     ):
         lines = {
-            line: list(zip(times, (float(row[n] or 0) for row in rows), strict=True)) for line, n in columns.items()
+            line: [(second, float(row[n] or 0)) for second, row in zip(times, rows, strict=True)]
+            for line, n in columns.items()
+            if rows[0][n] is not None
         }
         report.chart(name, title, "seconds", label, lines)
     if counted:

@@ -7,7 +7,8 @@ as a superuser, in databases that it makes and drops. It needs wrk (Debian: wrk)
 import argparse
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,18 +41,22 @@ PARTS = {
 }
 
 
-async def measure(part: Part, scale: Scale, report: Report, settings: Mapping[str, str]) -> None:
-    """Run one part and add it to the report."""
+async def measure(parts: Sequence[str], scale: Scale, report: Report) -> None:
+    """Run the parts one after the other, each on a server of its own, and add them to the report."""
     if task := asyncio.current_task():  # ended by a signal, it leaves no gigabytes behind
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    with serving(settings) as target:
-        await target.clear()
-        try:
-            if not report.file.exists():
-                report.add(await target.describe())
-            await part.run(target, scale, report)
-        finally:
+    for name in parts:
+        part = PARTS[name]
+        progress(f"part {name}")
+        with serving(part.settings) as target:
             await target.clear()
+            try:
+                if name == parts[0]:
+                    report.add(await target.describe())
+                report.add(f"## {part.title}")
+                await part.run(target, scale, report)
+            finally:
+                await target.clear()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -80,10 +85,12 @@ def main() -> None:
         scale = replace(scale, history=options.history)
     report = Report(options.output)
     report.add("# Benchmark", "", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC{', a quick run' if options.quick else ''}")
-    for name in options.parts or PARTS:
-        progress(f"part {name}")
-        report.add(f"## {PARTS[name].title}")
-        asyncio.run(measure(PARTS[name], scale, report, PARTS[name].settings))
+    try:
+        asyncio.run(measure(options.parts or list(PARTS), scale, report))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        sys.exit(
+            f"Stopped; what was measured stands in {report.file}. Run the missing parts by name, with another --output."
+        )
     print(report.file)
 
 

@@ -79,13 +79,13 @@ class Target:
     async def describe(self) -> str:
         """The machine and the server, and the settings that decide most."""
         async with self.connect() as admin:
-            version = await admin.fetchval("select version()")
+            version = await admin.fetchval("show server_version")
             rows = await admin.fetch(
                 "select name, current_setting(name) as value from pg_settings where name in ('fsync', 'autovacuum',"
                 " 'synchronous_commit', 'full_page_writes', 'shared_buffers', 'max_wal_size') order by name"
             )
         return (
-            f"{machine()}. {version}, "
+            f"{machine()}. PostgreSQL {version}, "
             + ", ".join(f"{row['name']} {row['value']}" for row in rows) + "."
         )  # fmt: skip
 

@@ -58,10 +58,13 @@ def test_a_report_has_its_tables_and_charts_even_if_the_run_is_cut_short(tmp_pat
     report = Report(tmp_path / "new")
     report.table(["case", "per s"], [["ours", 12345.6], ["control", None]])
     report.chart("speed", "Speed", "x", "y", {"ours": [(1, 2), (2, 3)]})
+    report.sum_up("speed", "2 a second", "twice the control")
     assert (tmp_path / "new/report.md").read_text() == (
         "| case | per s |\n| --- | ---: |\n| ours | 12,346 |\n| control |  |\n\n![Speed](speed.svg)\n"
     )
     assert len(places((tmp_path / "new/speed.svg").read_text())) == 1
+    report.finish()
+    assert (tmp_path / "new/report.md").read_text().endswith("| speed | 2 a second | twice the control |\n")
 
 
 def test_parts_are_chosen_by_name_and_another_name_is_answered_with_the_list(

@@ -57,6 +57,7 @@ async def measure(parts: Sequence[str], scale: Scale, report: Report) -> None:
                 await part.run(target, scale, report)
             finally:
                 await target.clear()
+    report.finish()
 
 
 def parser() -> argparse.ArgumentParser:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from tests.benchmarks.cases import CONTROL, Round, add_controls, cases, run_round, undisturbed
+from tests.benchmarks.chart import short
 from tests.benchmarks.load import APPLY, BATCH, CLAIM, ENQUEUE, Measured, make_batches
 from tests.benchmarks.report import Cell, Report, progress
 from tests.benchmarks.scale import Scale
@@ -54,8 +55,12 @@ def _tell(report: Report, found: dict[int, list[Round]], sizes: dict[int, float]
         for name in first[0]:
             lines[name].append((level, _us([pair[1] for pair in undisturbed(rounds, name)])))
     for name, points in lines.items():
-        base = points[0][1]
-        rows += [[name, level, us, us / base, sizes[round(level)] if name != CONTROL else None] for level, us in points]
+        base, last = points[0][1], points[-1][1]
+        rows += [[name, level, us, us / base, None if name == CONTROL else sizes[round(level)]] for level, us in points]
+        report.sum_up(
+            f"{name.partition(',')[0]}, {short(max(found))} past events", f"{last:.0f} µs an event",
+            f"{last / base:.2f} times what it takes behind {short(min(found))}",
+        )  # fmt: skip
     report.table(
         ["case", "past events", "µs an event", "to the first", "bytes an event of history"], rows,
     )  # fmt: skip

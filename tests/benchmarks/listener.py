@@ -108,7 +108,12 @@ async def wakes(target: Target, scale: Scale, report: Report) -> None:
                 senders = [send(database, n, rate / SENDERS, seconds) for n in range(SENDERS)]
                 await asyncio.gather(*senders, *([hold_gate(database, seconds)] if beside else []))
                 await emptied(db)
-            rows.append([what, str(number), *(await latencies(db, lines, what if number == 1 and not beside else ""))])
+            cells = await latencies(db, lines, what if number == 1 and not beside else "")
+            rows.append([what, str(number), *cells])
+            if (number, beside, always) == (1, False, False):
+                report.sum_up(
+                    f"queued to applied, {rate:,} events a second", f"p50 {cells[1]:.1f} ms, p99 {cells[2]:.1f} ms", ""
+                )
     if scale.thorough:
         rows.append(await stress(target, seconds, lines))
     report.table(["load, one event a commit", "listeners", "events", "p50 ms", "p99 ms", "p99.9 ms", "most ms"], rows)
@@ -211,6 +216,11 @@ async def drains(target: Target, scale: Scale, report: Report) -> None:
             [how, str(n), median(rates[how, n]), median(ratios[how, n]), median(rates[how, n]) / median(rates[LOOP, n])]
             for n in WORKERS
         ]
+    for n in WORKERS:
+        report.sum_up(
+            f"drain, {n} listener{'s' * (n > 1)}", f"{median(rates[LISTENERS, n]):,.0f} a second",
+            f"{median(ratios[LISTENERS, n]):.1f} times one event a transaction on 16 connections",
+        )  # fmt: skip
     columns = [f"drain of {scale.events:,} waiting events", "workers", "events a second", "times the control"]
     report.table([*columns, "to the bare loop"], rows)
     report.chart(
@@ -252,7 +262,12 @@ async def inserts(target: Target, scale: Scale, report: Report) -> None:
                     run = await run_pgbench(database, "enqueue_one", clients=SENDERS, seconds=scale.seconds)
             progress(f"inserts: {how}: {run.rate:,.0f}/s")
             rates[how].append(run.rate)
-    most = next(iter(rates.values()))
+    most, gate, always = rates.values()
+    report.sum_up(
+        f"{SENDERS} connections queue one event a commit, a listener at work", f"{median(gate):,.0f} a second",
+        f"{median(a / b for a, b in zip(gate, most, strict=True)):.2f} of no trigger;"
+        f" {median(a / b for a, b in zip(gate, always, strict=True)):.1f} times NOTIFY on every insert",
+    )  # fmt: skip
     report.table(
         [f"{SENDERS} connections insert, one event a commit", "a second", "to no trigger"],
         [[how, median(found), median(a / b for a, b in zip(found, most, strict=True))] for how, found in rates.items()],

@@ -24,6 +24,7 @@ class Report:
         self.folder = folder
         self.file = folder / "report.md"
         self._lines: list[str] = []
+        self._summary: list[Sequence[Cell]] = []
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, *lines: str) -> None:
@@ -37,6 +38,15 @@ class Report:
         lines = [columns, ["---:" if right else "---" for right in numeric]]
         lines += [[short(cell) if isinstance(cell, float | int) else cell or "" for cell in row] for row in rows]
         self.add(*(f"| {' | '.join(line)} |" for line in lines))
+
+    def sum_up(self, what: str, figure: str, beside: str) -> None:
+        """A row of the table that ends the report, and stands in the project's README."""
+        self._summary.append((what, figure, beside))
+
+    def finish(self) -> None:
+        """Add the table of what was summed up."""
+        self.add("## In short")
+        self.table(["", "measured", "beside"], self._summary)
 
     def chart(
         self, name: str, title: str, x: str, y: str, series: Mapping[str, Points], *, log_x: bool = False,

@@ -50,6 +50,12 @@ async def run(target: Target, scale: Scale, report: Report) -> None:
                 f"{limit:,} a call, {1000 * between:.0f} ms between", pruned / taken, 100 * taken / seconds,
                 beside.rate, beside.p50, beside.p99, beside.p999, beside.p99 / alone.p99,
             ])  # fmt: skip
+            if between:
+                report.sum_up(
+                    f"pruning {limit:,} bodies a call, {1000 * between:.0f} ms between",
+                    f"{pruned / taken:,.0f} a second",
+                    f"p99 of payments {beside.p99 / alone.p99:.2f} times that without",
+                )  # fmt: skip
             await db.execute("delete from deliveries where received_at < now() - interval '90 days'")
         young = await db.fetchval("select count(*) from deliveries")
         started = time.perf_counter()

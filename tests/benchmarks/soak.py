@@ -79,6 +79,12 @@ async def run(target: Target, scale: Scale, report: Report) -> None:
             if rows[0][n] is not None
         }
         report.chart(name, title, "seconds", label, lines)
+    first, last = rows[0], rows[-1]
+    report.sum_up(
+        f"{sum(int(row[1] or 0) for row in rows):,} mixed requests in {times[-1]:.0f} s, the last {seconds} s",
+        f"server {last[6]:.0f} MB, p99 {last[4]:.0f} ms",
+        f"the first {seconds} s: {first[6]:.0f} MB, p99 {first[4]:.0f} ms",
+    )  # fmt: skip
     if counted:
         _tell_statements(report, *before)
 

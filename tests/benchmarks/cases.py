@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeAlias
 
 from tests.benchmarks.load import BATCH, CLAIM, HERE, PROCESS, Measured, drain, run_batches, run_pgbench
 from tests.benchmarks.report import Cell, progress
+from tests.benchmarks.scale import Scale
 from tests.benchmarks.target import Database
 
 CONTROL = "control: one event a transaction, 16 connections"
@@ -57,11 +58,11 @@ async def add_controls(database: Database) -> None:
         await db.execute("vacuum analyze")
 
 
-async def run_round(database: Database, of: Sequence[Case], events: int) -> Round:
+async def run_round(database: Database, of: Sequence[Case], events: int, scale: Scale) -> Round:
     """Every case once, each right after a second of the control; both once more where other work disturbed them."""
     done: Round = {}
     for case in of:
-        for _ in range(2):
+        for _ in range(2 if scale.thorough else 1):
             control = await run_pgbench(database, "control", clients=16, seconds=1)
             if case.prepare:
                 await case.prepare(database, events)

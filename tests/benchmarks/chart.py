@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
-WIDTH, HEIGHT = 860, 400
-LEFT, RIGHT, TOP, BOTTOM = 70, 250, 40, 50
-"""Margins; the right one holds the legend."""
+WIDTH, HEIGHT = 760, 380
+"""Of the picture without its legend, which has a line for each series below."""
+LEFT, RIGHT, TOP, BOTTOM = 70, 30, 40, 50
+LINE = 22
 COLOURS = {
     "light": ("#0072b2", "#d55e00", "#007a5a", "#a8538a", "#8a6d00", "#4a4a4a", "#1b9ed8"),
     "dark": ("#56b4e9", "#f5853f", "#2bc79a", "#e29bc6", "#f0c52e", "#b8b8b8", "#9ad7ff"),
@@ -42,16 +43,16 @@ def line_chart(
         drawn.append(f'<polyline class="line c{number}" points="{path}"/>')
         if len(points) <= 30:
             drawn += [f'<circle class="c{number}" cx="{across(x):.1f}" cy="{up(y):.1f}" r="3"/>' for x, y in points]
-        y = TOP + 10 + 24 * number
-        drawn.append(f'<path class="line c{number}" d="M{WIDTH - RIGHT + 15} {y}h22"/>')
-        drawn.append(f'<text x="{WIDTH - RIGHT + 44}" y="{y + 4}">{escape(name)}</text>')
-    body = "\n".join(drawn)
+        y = HEIGHT + 10 + LINE * number
+        drawn.append(f'<path class="line c{number}" d="M{LEFT} {y}h22"/>')
+        drawn.append(f'<text x="{LEFT + 30}" y="{y + 4}">{escape(name)}</text>')
+    height, body = HEIGHT + 10 + LINE * len(series), "\n".join(drawn)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">\n<title>{escape(title)}'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">\n<title>{escape(title)}'
         f"</title>\n<style>\ntext {{ font: 13px system-ui, sans-serif }} .title {{ font-weight: 600; font-size: 15px }}"
         "\n.middle { text-anchor: middle } .end { text-anchor: end } .line { fill: none; stroke-width: 2 }"
         f"\n{_theme('light')}\n@media (prefers-color-scheme: dark) {{ {_theme('dark')} }}\n</style>\n"
-        f'<rect class="ground" width="{WIDTH}" height="{HEIGHT}"/>\n{body}\n</svg>\n'
+        f'<rect class="ground" width="{WIDTH}" height="{height}"/>\n{body}\n</svg>\n'
     )
 
 

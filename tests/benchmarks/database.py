@@ -21,7 +21,7 @@ async def run(target: Target, scale: Scale, report: Report) -> None:
     async with target.database() as database:
         await add_controls(database)
         of = [SINGLE, *(cases(references=False) if scale.thorough else ()), *cases(references=True)]
-        rounds = [await run_round(database, of, scale.events * 3 // 20) for _ in range(scale.rounds + 1)][1:]
+        rounds = [await run_round(database, of, scale.events * 3 // 20, scale) for _ in range(scale.rounds + 1)][1:]
         report.table(COLUMNS, rows(rounds))
         async with database.connect() as db:
             assert not await db.fetchval(MISMATCH), "invoices disagree with the ledger"

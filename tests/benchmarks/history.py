@@ -39,7 +39,7 @@ async def run(target: Target, scale: Scale, report: Report) -> None:
                 async with contextlib.AsyncExitStack() as stack:
                     small = level <= SMALL
                     on = await stack.enter_async_context(target.database(template=database)) if small else database
-                    found[level].append(await run_round(on, of, EVENTS))
+                    found[level].append(await run_round(on, of, EVENTS, scale))
             progress(f"history: measured at {level:,} events")
         _tell(report, {level: rounds[1:] for level, rounds in found.items()}, sizes)
         await hot_plans(database, report)

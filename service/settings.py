@@ -41,6 +41,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     database_url: str | None = Field(default=None, repr=False)
+    operator_database_url: str | None = Field(default=None, repr=False)
+    """The same database by a login of the operator role, for command line and console; by default DATABASE_URL."""
     data_dir: Path = Path(".data")
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=0, le=65535)
@@ -60,7 +62,7 @@ class Settings(BaseModel):
     connections: tuple[Adapter, ...] = ()
     """The providers whose webhooks we take; see service.connections."""
 
-    @field_validator("database_url")
+    @field_validator("database_url", "operator_database_url")
     @classmethod
     def _check_database_url(cls, url: str | None) -> str | None:
         if url is not None and not url.startswith(("postgres://", "postgresql://")):
@@ -76,6 +78,11 @@ class Settings(BaseModel):
                 "or run python -m service, which brings a PostgreSQL of its own."
             )
         return self.database_url
+
+    @property
+    def required_operator_database_url(self) -> str:
+        """The database's URL with the operator's login. Raises SettingsError where there is none."""
+        return self.operator_database_url or self.required_database_url
 
 
 def from_environment(environment: Mapping[str, str], **defaults: Any) -> Settings:

@@ -492,6 +492,7 @@ async def test_the_process_starts_answers_and_ends_cleanly(database_url: str, db
         ({"WEBHOOK_SECRETS": "whsec_c2hvcnQ="}, "WEBHOOK_SECRETS"),
         ({"ALLOW_UNSIGNED": "true", "PORT": "many", "POLL_INTERVAL": "-1"}, "POLL_INTERVAL"),
         ({"ALLOW_UNSIGNED": "true", "DATABASE_URL": "mysql://x"}, "DATABASE_URL"),
+        ({"ALLOW_UNSIGNED": "true", "OPERATOR_DATABASE_URL": "mysql://x"}, "OPERATOR_DATABASE_URL"),
     ],
     ids=str,
 )

@@ -1062,6 +1062,99 @@ COMMENT ON FUNCTION public.guard_invoice_sums() IS 'Trigger of invoices: only th
 
 
 --
+-- Name: import_dead_letter(text, text, text, bytea, text, text, text, text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.import_dead_letter(p_connection text, p_reason text, p_detail text, p_body bytea, p_content_type text DEFAULT NULL::text, p_event_id text DEFAULT NULL::text, p_note text DEFAULT NULL::text, p_actor text DEFAULT NULL::text) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_id bigint := store_dead_letter(p_connection, p_reason, p_detail, p_body, p_content_type, p_event_id);
+begin
+    if v_id is not null then
+        perform record_operator_action(p_actor, 'imported', p_note, null, v_id);
+    end if;
+    return v_id;
+end
+$$;
+
+
+--
+-- Name: FUNCTION import_dead_letter(p_connection text, p_reason text, p_detail text, p_body bytea, p_content_type text, p_event_id text, p_note text, p_actor text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.import_dead_letter(p_connection text, p_reason text, p_detail text, p_body bytea, p_content_type text, p_event_id text, p_note text, p_actor text) IS 'store_dead_letter() for an operator, with a trace in operator_actions (imported). Null when the same letter is kept already.';
+
+
+--
+-- Name: import_invoice_reference(text, text, bigint, text, text, text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.import_invoice_reference(p_connection text, p_reference text, p_invoice_id bigint DEFAULT NULL::bigint, p_invoice_reference text DEFAULT NULL::text, p_note text DEFAULT NULL::text, p_actor text DEFAULT NULL::text) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_outcome text := link_invoice_reference(p_connection, p_reference, p_invoice_id, p_invoice_reference);
+begin
+    if v_outcome in ('linked', 'parked') then
+        perform record_operator_action(p_actor, 'linked', concat_ws(': ', format('%s of connection %s to invoice %s', p_reference,
+            p_connection, coalesce(p_invoice_id::text, p_invoice_reference)), p_note), null);
+    end if;
+    return v_outcome;
+end
+$$;
+
+
+--
+-- Name: FUNCTION import_invoice_reference(p_connection text, p_reference text, p_invoice_id bigint, p_invoice_reference text, p_note text, p_actor text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.import_invoice_reference(p_connection text, p_reference text, p_invoice_id bigint, p_invoice_reference text, p_note text, p_actor text) IS 'link_invoice_reference() for an operator, with a trace in operator_actions (linked) of what is new. Raises PW002 for an invalid field.';
+
+
+--
+-- Name: import_payment_events(text[], bigint[], bigint[], text[], text[], text[], text[], text[], text[], timestamp with time zone[], bytea[], text[], integer[], boolean, text, text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.import_payment_events(p_event_ids text[], p_invoice_ids bigint[] DEFAULT NULL::bigint[], p_amounts bigint[] DEFAULT NULL::bigint[], p_kinds text[] DEFAULT NULL::text[], p_currencies text[] DEFAULT NULL::text[], p_connections text[] DEFAULT NULL::text[], p_references text[] DEFAULT NULL::text[], p_parent_references text[] DEFAULT NULL::text[], p_invoice_references text[] DEFAULT NULL::text[], p_occurred_at timestamp with time zone[] DEFAULT NULL::timestamp with time zone[], p_bodies bytea[] DEFAULT NULL::bytea[], p_content_types text[] DEFAULT NULL::text[], p_deliveries integer[] DEFAULT NULL::integer[], p_park boolean DEFAULT false, p_note text DEFAULT NULL::text, p_actor text DEFAULT NULL::text) RETURNS SETOF public.payment_event_result
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    AS $$
+declare
+    v_results payment_event_result[] := array(
+        select r from enqueue_payment_events(
+            p_event_ids, p_invoice_ids, p_amounts, p_kinds, p_currencies, p_connections, p_references, p_parent_references,
+            p_invoice_references, p_occurred_at, p_bodies, p_content_types, p_deliveries, p_park) r);
+begin
+    -- What is known already is no doing of the operator's: queued is what was stored just now, a conflict's letter may be older.
+    perform record_operator_action(p_actor, 'imported', p_note, n.payment_event_id, n.dead_letter_id)
+    from (
+        select distinct e.id as payment_event_id, d.id as dead_letter_id
+        from unnest(v_results) with ordinality r
+        cross join lateral (select coalesce(p_connections[r.ordinality], 'direct')) c (connection)
+        left join payment_events e on r.outcome = 'queued' and e.connection = c.connection and e.event_id = r.event_id
+        left join dead_letters d on r.outcome = 'conflict' and d.connection = c.connection and d.event_id = r.event_id and d.died_at = now()
+        where num_nonnulls(e.id, d.id) > 0
+        order by e.id, d.id
+    ) n;
+    return query select r.* from unnest(v_results) r;
+end
+$$;
+
+
+--
+-- Name: FUNCTION import_payment_events(p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[], p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamp with time zone[], p_bodies bytea[], p_content_types text[], p_deliveries integer[], p_park boolean, p_note text, p_actor text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.import_payment_events(p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[], p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamp with time zone[], p_bodies bytea[], p_content_types text[], p_deliveries integer[], p_park boolean, p_note text, p_actor text) IS 'enqueue_payment_events() for an operator who brings events that no webhook brought, from a provider''s export: the same parameters, outcomes and deduplication, and a trace in operator_actions (imported) of each event and dead letter that is new.';
+
+
+--
 -- Name: invoice_discrepancies(); Type: FUNCTION; Schema: public; Owner: -
 --
 

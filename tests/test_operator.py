@@ -407,6 +407,64 @@ async def test_an_invoice_shows_what_is_due_or_overpaid(db: Connection, operator
     assert rows == [(1, "partially_paid", 6000, 0), (2, "paid", 0, 500), (3, "sent", 10000, 0)]
 
 
+# Events that no webhook brought.
+
+
+async def test_an_import_takes_what_is_new_as_the_queue_does_and_records_only_that(
+    db: Connection, operator: Connection
+) -> None:
+    await add_invoice(db, 1)
+    await enqueue(db, Event("known", 1))
+    await apply_all(db, [Event("posted", 1, 300, reference="r")])
+    call = """select outcome from import_payment_events(array['known', 'new', 'new', 'posted', 'posted', 'none', 'bad'],
+        array[1, 1, 1, 1, 1, 9, 1], array[100, 200, 200, 300, 999, 1, 0],
+        p_references => array[null, null, null, 'r', 'r'],
+        p_bodies => array['1', '2', '3', '4', '5', '6', '7']::bytea[], p_note => 'export.jsonl', p_actor => 'ann')"""
+
+    first = [row["outcome"] for row in await operator.fetch(call)]
+    again = [row["outcome"] for row in await operator.fetch(call)]
+
+    rest = ["duplicate", "conflict", "unknown_invoice", "invalid"]
+    assert first == ["duplicate", "queued", "duplicate", *rest]
+    assert again == ["duplicate", "duplicate", "duplicate", *rest]
+    letter = await operator.fetchval("select id from open_dead_letters where event_id = 'posted'")
+    assert await actions(operator) == [
+        ("ann", "imported", "export.jsonl", "new", None),
+        ("ann", "imported", "export.jsonl", None, letter),
+    ]
+    assert await operator.fetchval("select array_agg(body order by id) from deliveries") == [b"2", b"5"]
+    await drain(db)
+    assert await balance(db, 1) == ("partially_paid", 600, 0, 0)
+    await assert_consistent(db)
+
+
+async def test_an_import_parks_what_names_no_known_invoice_if_told_to(db: Connection, operator: Connection) -> None:
+    call = "select outcome from import_payment_events(array['e'], array[7], array[100], p_park => true)"
+    assert await operator.fetchval(call) == "queued"
+    await drain(db)
+    assert await whereabouts(db, "e") == ("pending", "parked")
+    assert [(row[1], row[3]) for row in await actions(operator)] == [("imported", "e")]
+
+
+async def test_imported_references_and_dead_letters_are_recorded_once(db: Connection, operator: Connection) -> None:
+    await add_invoice(db, 1)
+    link = "select import_invoice_reference('stripe', $1, $2, $3, 'export.jsonl', 'ann')"
+    assert await operator.fetchval(link, "pi_1", 1, None) == "linked"
+    assert await operator.fetchval(link, "pi_1", 1, None) == "duplicate"
+    assert await operator.fetchval(link, "pi_2", None, "in_2") == "parked"
+    letter = (
+        "select import_dead_letter('stripe', 'bad_amount', 'why', 'body', 'text/plain', 'evt', 'export.jsonl', 'ann')"
+    )
+    stored = await operator.fetchval(letter)
+    assert await operator.fetchval(letter) is None
+    assert await operator.fetchval("select body from deliveries") == b"body"
+    assert await actions(operator) == [
+        ("ann", "linked", "pi_1 of connection stripe to invoice 1: export.jsonl", None, None),
+        ("ann", "linked", "pi_2 of connection stripe to invoice in_2: export.jsonl", None, None),
+        ("ann", "imported", "export.jsonl", None, stored),
+    ]
+
+
 # Patience and housekeeping.
 
 

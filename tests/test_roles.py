@@ -56,8 +56,9 @@ PRIVILEGES = {
         "usage": ["schema"],
         "execute": [
             "dismiss_dead_letter", "dismiss_dead_letters", "find_named_invoices", "find_payment_events",
-            "invoice_discrepancies", "invoice_timeline", "misplaced_events", "prune_deliveries", "queue_channel",
-            "reassign_dead_letter", "retry_dead_letter", "retry_dead_letters", "schema_version", "void_payment",
+            "import_dead_letter", "import_invoice_reference", "import_payment_events", "invoice_discrepancies",
+            "invoice_timeline", "misplaced_events", "prune_deliveries", "queue_channel", "reassign_dead_letter",
+            "retry_dead_letter", "retry_dead_letters", "schema_version", "void_payment",
         ],
         "select": sorted(TABLES + VIEWS),
     },

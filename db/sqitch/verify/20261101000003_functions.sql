@@ -26,6 +26,9 @@ function find_released_references()
 function follow_invoice_amount() security definer
 function freeze_invoice_currency() security definer
 function guard_invoice_sums()
+function import_dead_letter(text,text,text,bytea,text,text,text,text) security definer
+function import_invoice_reference(text,text,bigint,text,text,text) security definer
+function import_payment_events(text[],bigint[],bigint[],text[],text[],text[],text[],text[],text[],timestamp with time zone[],bytea[],text[],integer[],boolean,text,text) security definer
 function invoice_discrepancies() security definer
 function invoice_status(bigint,bigint,bigint,bigint)
 function invoice_timeline(bigint) security definer
@@ -78,6 +81,9 @@ grant execute on find_named_invoices(text) to operator
 grant execute on find_named_invoices(text) to reader
 grant execute on find_payment_events(text) to operator
 grant execute on find_payment_events(text) to reader
+grant execute on import_dead_letter(text,text,text,bytea,text,text,text,text) to operator
+grant execute on import_invoice_reference(text,text,bigint,text,text,text) to operator
+grant execute on import_payment_events(text[],bigint[],bigint[],text[],text[],text[],text[],text[],text[],timestamp with time zone[],bytea[],text[],integer[],boolean,text,text) to operator
 grant execute on invoice_discrepancies() to operator
 grant execute on invoice_timeline(bigint) to operator
 grant execute on invoice_timeline(bigint) to reader

@@ -1,8 +1,4 @@
-"""`python -m service`: everything on one machine, until Ctrl-C or SIGTERM.
-
-`python -m service psql [ARGUMENT...]` opens psql on the database of a service that runs, or of DATABASE_URL.
-`python -m service send CONNECTION` sends a signed sample event to a server that runs; --help tells more.
-"""
+"""`python -m service`: everything on one machine, until Ctrl-C or SIGTERM; with a word, the operator's command line."""
 
 import asyncio
 import contextlib
@@ -11,10 +7,13 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import uvloop
 
-from service import embedded, listener, log, migrate, process, send, server
+from service import commands, embedded, listener, log, migrate, process, send, server
+from service.commands.terminal import ExitStatus
+from service.database import UnavailableError
 from service.environment import SettingsError
 from service.settings import Settings, from_environment
 
@@ -58,30 +57,43 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
 
 
 def psql(settings: Settings, arguments: Sequence[str]) -> None:
-    """Become psql. Raises SettingsError where there is no database, EmbeddedError where there is no psql."""
-    url = settings.database_url or embedded.running_url(settings.data_dir)
-    if url is None:
-        raise SettingsError(f"No service runs on {settings.data_dir}. Start python -m service, or set DATABASE_URL.")
+    """Become psql on the operator's database. Raises UnavailableError, or EmbeddedError where there is no psql."""
     program = shutil.which("psql") or str(embedded.wheel_bin_dir() / "psql")
-    os.execv(program, ["psql", url, *arguments])
+    os.execv(program, ["psql", commands.operator_url(settings), *arguments])
 
 
 def main() -> None:
     """Run with the settings of the environment; without WEBHOOK_SECRETS events of this machine are taken unsigned."""
     try:
-        settings = from_environment(os.environ, allow_unsigned=True)
         match sys.argv[1:]:
-            case []:
-                log.configure(settings.log_format)
-                uvloop.run(process.run_until_signalled(run, settings))
-            case ["psql", *arguments]:
-                psql(settings, arguments)
-            case ["send", *arguments]:
-                sys.exit(send.run(settings, arguments))
-            case _:
-                sys.exit(str(__doc__))
-    except* (SettingsError, embedded.EmbeddedError, migrate.MigrationError) as errors:
-        sys.exit("\n".join(map(str, errors.exceptions)))
+            case ["-h" | "--help" | "help"]:
+                print(commands.HELP, end="")
+            case arguments:
+                _main(from_environment(os.environ, allow_unsigned=True), arguments)
+    except* SettingsError as errors:
+        _end(errors, ExitStatus.USAGE)
+    except* UnavailableError as errors:
+        _end(errors, ExitStatus.UNREACHABLE)
+    except* (embedded.EmbeddedError, migrate.MigrationError) as errors:
+        _end(errors, ExitStatus.NEEDS_A_PERSON)
+
+
+def _main(settings: Settings, arguments: Sequence[str]) -> None:
+    match arguments:
+        case []:
+            log.configure(settings.log_format)
+            uvloop.run(process.run_until_signalled(run, settings))
+        case ["psql", *rest]:
+            psql(settings, rest)
+        case ["send", *rest]:
+            sys.exit(send.run(settings, rest))
+        case _:
+            sys.exit(commands.run(settings, arguments))
+
+
+def _end(errors: BaseExceptionGroup[BaseException], status: ExitStatus) -> NoReturn:
+    print("\n".join(map(str, errors.exceptions)), file=sys.stderr)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ STRIPE_WEBHOOK_SECRETS switches on a connection that is named stripe as its adap
 
 import importlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,17 @@ def load(environment: Mapping[str, str]) -> tuple[Adapter, ...]:
         if names.count(name) > 1:
             raise SettingsError(f"CONNECTIONS_FILE: [{name}] is configured by variables too. Rename or remove one.")
     return tuple(connections)
+
+
+def named(connections: Iterable[Adapter], name: str) -> Adapter:
+    """The connection of this name. Raises SettingsError where it is not configured."""
+    names = ["payments"]
+    for connection in connections:
+        if connection.connection == name:
+            return connection
+        names.append(connection.connection)
+    known = ", ".join(names)
+    raise SettingsError(f"{name} is not configured here. Set its secrets as for the server. Configured: {known}.")
 
 
 def adapter(name: str) -> type[Adapter]:

@@ -28,6 +28,8 @@ SLICE = 10_000
 GATE_TIMEOUT = 2.0
 """Seconds that one about gate or watch may take, the first after a sleep: a network that died meanwhile shows there."""
 
+LINK_OUTCOMES = {"linked", "duplicate", "parked"}
+"""What set_aside() says of a link that made no dead letter."""
 QUERY_CANCELED = "57014"
 # Not the call's fault, and it may succeed when tried again: broken connection, standby, deadlock, no resources, a lock
 # or a statement that took too long, shutdown, I/O. The last is a plan that a migration has outdated.
@@ -46,12 +48,16 @@ class UnavailableError(Exception):
 
 
 class RejectedError(Exception):
-    """PostgreSQL refused the call as a whole and did nothing: `sqlstate` and `constraint` say why."""
+    """PostgreSQL refused the call as a whole and did nothing: `sqlstate` and `constraint` say why.
 
-    def __init__(self, sqlstate: str | None, constraint: str | None):
+    `explanation` is for whoever made the call, never for a log: message, DETAIL and HINT of an error of our registry.
+    """
+
+    def __init__(self, sqlstate: str | None, constraint: str | None, explanation: str | None = None):
         super().__init__(f"SQLSTATE {sqlstate}" + (f", constraint {constraint}" if constraint else ""))
         self.sqlstate = sqlstate
         self.constraint = constraint
+        self.explanation = explanation
 
 
 class PaymentEvent(NamedTuple):
@@ -168,7 +174,8 @@ class Session:
         except asyncpg.PostgresError as error:
             state = error.sqlstate or ""
             if not state.startswith(_TRANSIENT):
-                raise RejectedError(error.sqlstate, error.constraint_name) from None
+                explanation = f"{error.args[0]}. {error.detail} {error.hint}" if state.startswith("PW") else None
+                raise RejectedError(error.sqlstate, error.constraint_name, explanation) from None
             if not state.startswith(("40", "55P03", QUERY_CANCELED)):
                 self.give_up()
             raise UnavailableError(type(error).__name__, error.sqlstate) from None
@@ -197,11 +204,11 @@ class Session:
 
         With `wait` the statement waits for locks as long as its caller does. With `park` whatever is valid is stored.
         """
-        return _results(await self.fetch(_APPLY, *_columns(events), park, wait))
+        return results(await self.fetch(_APPLY, *columns(events), park, wait))
 
     async def enqueue(self, events: Sequence[PaymentEvent], *, park: bool = False) -> list[Result]:
         """enqueue_payment_events(): store and queue; with `park` even an event that names no known invoice."""
-        return _results(await self.fetch(_ENQUEUE, *_columns(events), park))
+        return results(await self.fetch(_ENQUEUE, *columns(events), park))
 
     async def link(self, link: Link) -> str:
         """link_invoice_reference(): the outcome `linked`, `duplicate`, `parked` or `conflict`."""
@@ -212,6 +219,20 @@ class Session:
     async def bury(self, letter: DeadLetter) -> None:
         """store_dead_letter(), which keeps the same letter once."""
         await self.fetch("select store_dead_letter($1, $2, $3, $4, $5, $6)", *letter)
+
+    async def set_aside(self, fact: Link | DeadLetter) -> str:
+        """Store what is no event: link()'s outcome, or the reason of the dead letter that it makes."""
+        if isinstance(fact, Link):
+            detail = f"{fact.reference} is a reference of another invoice already"
+            try:
+                outcome = await self.link(fact)
+            except RejectedError as error:
+                outcome, detail = "invalid", f"reference {fact.reference}: {error}"
+            if outcome in LINK_OUTCOMES:
+                return outcome
+            fact = DeadLetter(fact.connection, outcome, detail, fact.body, fact.content_type)
+        await self.bury(fact)
+        return fact.reason
 
     async def unready(self) -> str | None:
         """What keeps this database from serving this version of the service; None when nothing does."""
@@ -459,29 +480,30 @@ async def _close(connection: Connection) -> None:
         await connection.close(timeout=CLOSE_TIMEOUT)
 
 
-def _call(function: str, *named: str) -> str:
+def call(function: str, *named: str) -> str:
     """The call of a set-wise function: an array for each field of PaymentEvent, then the parameters named."""
     arrays = [f"${number}" for number in range(1, len(PaymentEvent._fields) + 1)]
     others = [f"{name} => ${number}" for number, name in enumerate(named, len(arrays) + 1)]
     return f"select {', '.join(Result._fields)} from {function}({', '.join(arrays + others)})"  # noqa: S608 - our names
 
 
-_APPLY = _call("apply_payment_events", "p_deliveries", "p_park", "p_wait")
-_ENQUEUE = _call("enqueue_payment_events", "p_deliveries", "p_park")
+_APPLY = call("apply_payment_events", "p_deliveries", "p_park", "p_wait")
+_ENQUEUE = call("enqueue_payment_events", "p_deliveries", "p_park")
 
 
-def _columns(events: Sequence[PaymentEvent]) -> list[Sequence[object] | None]:
+def columns(events: Sequence[PaymentEvent]) -> list[Sequence[object] | None]:
     """The events' fields as parallel arrays; a field that none of them gives needs no array.
 
     The last array says in which event's body each came, needed only where a request reported several.
     """
     first: dict[int, int] = {}
     deliveries = [first.setdefault(id(event.body), position) for position, event in enumerate(events, 1)]
-    columns: list[Sequence[object] | None] = [
+    given: list[Sequence[object] | None] = [
         None if column.count(None) == len(column) else column for column in zip(*events, strict=True)
     ]
-    return [*columns, None if len(first) == len(events) else deliveries]
+    return [*given, None if len(first) == len(events) else deliveries]
 
 
-def _results(rows: list[asyncpg.Record]) -> list[Result]:
+def results(rows: list[asyncpg.Record]) -> list[Result]:
+    """The rows of a set-wise function."""
     return [Result._make(row) for row in rows]

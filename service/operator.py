@@ -1,6 +1,12 @@
 """What an operator asks of the database, and does there: the same SQL functions and views that a DBA calls in psql."""
 
+import asyncio
+import secrets
+import time
+from collections.abc import Sequence
 from typing import Any
+
+import asyncpg
 
 from service.database import Session
 
@@ -12,6 +18,23 @@ class OperatorSession(Session):
     """A connection of the operator's. Amounts are minor units; every call raises UnavailableError or RejectedError."""
 
     role = "operator"
+
+    def __init__(self, url: str, name: str, *, dry_run: bool = False):
+        super().__init__(url, name)
+        self._dry_run = dry_run
+
+    async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """As Session.fetch(); in a dry run whatever the statement did is rolled back."""
+        if not self._dry_run:
+            return await super().fetch(query, *arguments)
+        connection = await self.connection()
+        async with self._guard():
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                return await connection.fetch(query, *arguments)
+            finally:
+                await transaction.rollback()
 
     async def rows(self, query: str, *arguments: object) -> list[dict[str, Any]]:
         """The rows of a query, by column."""
@@ -57,3 +80,98 @@ class OperatorSession(Session):
     async def retry(self, letter: int, actor: str, note: str | None = None) -> None:
         """retry_dead_letter(): back into the queue."""
         await self.fetch("select retry_dead_letter($1, $2, $3)", letter, note, actor)
+
+    async def retry_all(self, letters: Sequence[int], actor: str, note: str | None = None) -> None:
+        """As retry(), all of them or, where one is refused, none."""
+        await self.fetch("select retry_dead_letter(id, $2, $3) from unnest($1::bigint[]) id", letters, note, actor)
+
+    async def reassign(self, letter: int, invoice: int, actor: str, note: str | None = None) -> None:
+        """reassign_dead_letter(): back into the queue, for another invoice."""
+        await self.fetch("select reassign_dead_letter($1, $2, $3, $4)", letter, invoice, note, actor)
+
+    async def dismiss(self, letter: int, actor: str, note: str | None = None) -> None:
+        """dismiss_dead_letter(): nothing more is needed."""
+        await self.fetch("select dismiss_dead_letter($1, $2, $3)", letter, note, actor)
+
+    async def prune(self, days: int, limit: int, actor: str, note: str | None = None) -> int:
+        """prune_deliveries(): how many bodies older than so many days are gone now, at most `limit`."""
+        query = "select prune_deliveries(make_interval(days => $1), $2, $3, $4)"
+        return int((await self.fetch(query, days, limit, note, actor))[0][0])
+
+    async def dead_letter(self, letter: int) -> dict[str, Any] | None:
+        """A dead letter, open or not, with its event, the `body` it came in if that is kept, and its `actions`."""
+        found = await self.rows(
+            """select d.id, d.died_at, d.reason, d.detail, d.attempts, d.connection, d.event_id, d.payment_event_id,
+                      d.resolution, d.resolved_at, e.kind, e.amount, e.currency, e.invoice_id, e.invoice_reference,
+                      e.reference, e.parent_reference, d.report, v.received_at, v.content_type, v.body
+               from dead_letters d
+               left join payment_events e on e.id = d.payment_event_id
+               left join deliveries v on v.id = d.delivery_id
+               where d.id = $1""",
+            letter,
+        )
+        actions = "select acted_at, actor, action, note from operator_actions where dead_letter_id = $1 order by id"
+        return found[0] | {"actions": await self.rows(actions, letter)} if found else None
+
+    async def letters_of(self, text: str, events: Sequence[int]) -> list[dict[str, Any]]:
+        """The dead letters, open or not, of these events (by payment_events.id), and those of the event id `text`."""
+        return await self.rows(
+            """select id, died_at, payment_event_id, connection, event_id, reason, detail, attempts, resolution,
+                      resolved_at
+               from dead_letters where payment_event_id = any($2) or event_id = $1 order by id limit 100""",
+            text,
+            events,
+        )
+
+    async def actions_on(self, events: Sequence[int]) -> list[dict[str, Any]]:
+        """What operators did to these events (by payment_events.id)."""
+        return await self.rows(
+            """select payment_event_id, acted_at, actor, action, note, dead_letter_id
+               from operator_actions where payment_event_id = any($1) order by id""",
+            events,
+        )
+
+    async def retriable(self, reason: str | None = None) -> dict[int, int]:
+        """Open dead letters (of `reason`) that are events: each one's id, and its event's, oldest first."""
+        rows = await self.fetch(
+            """select id, payment_event_id from open_dead_letters
+               where payment_event_id is not null and ($1::text is null or reason = $1) order by id""",
+            reason,
+        )
+        return {row[0]: row[1] for row in rows}
+
+    async def events_of(self, letters: Sequence[int]) -> dict[int, int]:
+        """The event of each of these dead letters that has one."""
+        query = "select id, payment_event_id from dead_letters where id = any($1) and payment_event_id is not null"
+        return {row[0]: row[1] for row in await self.fetch(query, letters)}
+
+    async def still_queued(self, events: Sequence[int]) -> int:
+        """How many of these events are in the queue."""
+        return int((await self.fetch("select count(*) from payment_queue where id = any($1)", events))[0][0])
+
+    async def whereabouts(self, events: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """Where each of these events is, and why."""
+        query = "select id, connection, event_id, place, detail from payment_event_states where id = any($1)"
+        return {row["id"]: row for row in await self.rows(query, events)}
+
+    async def notify_seconds(self, patience: float) -> float | None:
+        """How long our own NOTIFY on the queue's channel takes to come back; None if longer than `patience` seconds."""
+        [(channel,)] = await self.fetch("select queue_channel()")
+        token, heard = secrets.token_hex(8), asyncio.Event()
+
+        def hear(_connection: object, _pid: int, _channel: str, payload: object) -> None:
+            if payload == token:
+                heard.set()
+
+        connection = await self.connection()
+        async with self._guard():
+            await connection.add_listener(channel, hear)
+            started = time.perf_counter()
+            await connection.execute("select pg_notify($1, $2)", channel, token)
+            try:
+                await asyncio.wait_for(heard.wait(), patience)
+            except TimeoutError:
+                return None
+            finally:
+                await connection.remove_listener(channel, hear)
+        return time.perf_counter() - started

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 
+from service import connections
 from service.adapters import standard_webhooks
 from service.adapters.adapter import CannotSignError
 from service.environment import SettingsError
@@ -62,12 +63,9 @@ def sample(
             return body, {}
         signature = standard_webhooks.sign(settings.webhook_secrets[0], name, f"{now:.0f}", body)
         return body, {"webhook-id": name, "webhook-timestamp": f"{now:.0f}", "webhook-signature": signature}
-    for adapter in settings.connections:
-        if adapter.connection == connection:
-            try:
-                body = adapter.sample(invoice, amount, currency)
-                return body, adapter.sign(body, now)
-            except CannotSignError:
-                raise SettingsError(f"Only the provider can sign for {connection}. Use its own simulator.") from None
-    known = ", ".join(["payments", *(adapter.connection for adapter in settings.connections)])
-    raise SettingsError(f"{connection} is not configured here. Set its secrets as for the server. Configured: {known}.")
+    adapter = connections.named(settings.connections, connection)
+    try:
+        body = adapter.sample(invoice, amount, currency)
+        return body, adapter.sign(body, now)
+    except CannotSignError:
+        raise SettingsError(f"Only the provider can sign for {connection}. Use its own simulator.") from None

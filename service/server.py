@@ -17,7 +17,16 @@ from prometheus_client import Counter, Gauge, Histogram
 from service import admin, docs, process
 from service.adapters import direct, standard_webhooks
 from service.adapters.adapter import Adapter, Delivery, Fact, FetchError
-from service.database import DeadLetter, Link, PaymentEvent, RejectedError, Result, Session, UnavailableError
+from service.database import (
+    LINK_OUTCOMES,
+    DeadLetter,
+    Link,
+    PaymentEvent,
+    RejectedError,
+    Result,
+    Session,
+    UnavailableError,
+)
 from service.environment import SettingsError
 from service.group_commit import DeadlineError, Flush, GroupCommit, Item, Outcome, OverloadedError
 from service.problems import Problem, unavailable
@@ -248,22 +257,12 @@ class Server:
 
 async def _set_aside(session: Session, facts: Sequence[Link | DeadLetter]) -> list[str]:
     """Store what is no event. One at a time: there are few, and each is a transaction of its own."""
-    return [await _set_one_aside(session, fact) for fact in facts]
-
-
-async def _set_one_aside(session: Session, fact: Link | DeadLetter) -> str:
-    if isinstance(fact, Link):
-        detail = f"{fact.reference} is a reference of another invoice already"
-        try:
-            outcome = await session.link(fact)
-        except RejectedError as error:
-            outcome, detail = "invalid", f"reference {fact.reference}: {error}"
-        if outcome not in {"conflict", "invalid"}:
-            return outcome
-        fact = DeadLetter(fact.connection, outcome, detail, fact.body, fact.content_type)
-    _log.warning("dead_letter", connection=fact.connection, reason=fact.reason)
-    await session.bury(fact)
-    return fact.reason
+    outcomes = []
+    for fact in facts:
+        outcomes.append(await session.set_aside(fact))
+        if outcomes[-1] not in LINK_OUTCOMES:
+            _log.warning("dead_letter", connection=fact.connection, reason=outcomes[-1])
+    return outcomes
 
 
 def _unauthenticated() -> Problem:

@@ -1,0 +1,225 @@
+"""`import`: events of a provider's export, by the same adapter and into the same queue as if by webhook."""
+
+import asyncio
+import contextlib
+import os
+import stat
+import time
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import BinaryIO, NamedTuple, TypeAlias
+
+from multidict import CIMultiDict
+
+from service import connections
+from service.adapters import direct, strict_json
+from service.adapters.adapter import Adapter, Delivery, Fact, FetchError
+from service.commands.terminal import ExitStatus, Progress, complain, printable
+from service.database import (
+    LINK_OUTCOMES,
+    DeadLetter,
+    Link,
+    PaymentEvent,
+    RejectedError,
+    Result,
+    UnavailableError,
+    call,
+    columns,
+    results,
+)
+from service.operator import OperatorSession
+from service.problems import Problem
+
+LINES = 200
+"""Lines whose events share a commit."""
+SHOWN = 100
+"""Lines that need a person are shown up to so many."""
+GOOD = LINK_OUTCOMES | {"queued", "ignored"}
+"""Outcomes that need nobody."""
+NOT_OURS = ("42501", "42883")
+"""SQLSTATEs that are no event's fault: the login may not call the function, or it is not there."""
+_IMPORT = call("import_payment_events", "p_deliveries", "p_park", "p_note", "p_actor")
+Line: TypeAlias = tuple[int, bytes]
+"""Its number, from 1 on, and its text."""
+
+
+class LineError(Exception):
+    """A line holds nothing that could be stored; `outcome` is what it counts as, the message says why."""
+
+    def __init__(self, outcome: str, why: str):
+        super().__init__(why)
+        self.outcome = outcome
+
+
+class Told(NamedTuple):
+    """What became of a line, or of one of the facts in it."""
+
+    line: int
+    outcome: str
+    detail: str | None = None
+
+
+class ImportSession(OperatorSession):
+    """Stores what a Session stores, by the functions that record the operator."""
+
+    def __init__(self, url: str, name: str, actor: str, note: str, *, dry_run: bool):
+        super().__init__(url, name, dry_run=dry_run)
+        self._trace = note, actor
+
+    async def enqueue(self, events: Sequence[PaymentEvent], *, park: bool = False) -> list[Result]:
+        """import_payment_events()."""
+        return results(await self.fetch(_IMPORT, *columns(events), park, *self._trace))
+
+    async def link(self, link: Link) -> str:
+        """import_invoice_reference()."""
+        query = "select import_invoice_reference($1, $2, $3, $4, $5, $6)"
+        named = link.connection, link.reference, link.invoice_id, link.invoice_reference
+        return str((await self.fetch(query, *named, *self._trace))[0][0])
+
+    async def bury(self, letter: DeadLetter) -> None:
+        """import_dead_letter()."""
+        await self.fetch("select import_dead_letter($1, $2, $3, $4, $5, $6, $7, $8)", *letter, *self._trace)
+
+
+async def import_file(session: OperatorSession, options: Namespace) -> ExitStatus:
+    """Feed the lines of a file to a connection's adapter, and what they report to the queue."""
+    note = ": ".join(filter(None, (options.file.name, options.note)))
+    park = options.connection != "payments"  # as each has it on its endpoint
+    counts: Counter[str] = Counter()
+    bad: list[Told] = []
+    lines = size = 0
+    async with contextlib.AsyncExitStack() as stack:
+        read: Callable[[bytes], Awaitable[list[Fact]]] = _ours
+        if park:
+            adapter = connections.named(options.settings.connections, options.connection)
+            stack.push_async_callback(adapter.close)
+            read = partial(_theirs, adapter)
+        importing = await stack.enter_async_context(
+            ImportSession(session.url, "payment_webhooks import", options.actor, note, dry_run=options.dry_run)
+        )
+        progress = stack.enter_context(Progress("bytes imported:", _size(stack.enter_context(options.file))))
+        for batch in _batches(options.file):
+            try:
+                told = await _import(importing, batch, read, park=park)
+            except UnavailableError:
+                complain(f"Lines up to {lines} are done. Run it again: what is stored counts as duplicate.")
+                raise
+            counts.update(one.outcome for one in told)
+            bad += [one for one in told if one.outcome not in GOOD][: SHOWN - len(bad)]
+            lines = batch[-1][0]
+            size += sum(len(line) for _, line in batch)
+            progress(size)
+    _summarize(options, lines, counts, bad)
+    return ExitStatus.NEEDS_A_PERSON if bad else ExitStatus.DONE
+
+
+def _summarize(options: Namespace, lines: int, counts: Counter[str], bad: list[Told]) -> None:
+    said = ", ".join(f"{number:,} {outcome}" for outcome, number in counts.most_common()) or "no event"
+    print(f"{lines:,} lines of {printable(options.file.name)}: {said}.")
+    for one in bad:
+        complain(f"line {one.line}: {one.outcome}" + (f": {printable(one.detail)}" if one.detail else ""))
+    if options.dry_run:
+        print("Nothing was done. Each batch was tried by itself: what the file holds twice may count as queued twice.")
+    elif counts["queued"]:
+        print("The listener applies what is queued: python -m service status")
+
+
+def _size(file: BinaryIO) -> int | None:
+    status = os.fstat(file.fileno())
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _batches(file: BinaryIO) -> Iterator[list[Line]]:
+    numbered = ((number, line) for number, line in enumerate(file, 1) if line.strip())
+    while batch := list(islice(numbered, LINES)):
+        yield batch
+
+
+async def _import(
+    session: ImportSession, batch: list[Line], read: Callable[[bytes], Awaitable[list[Fact]]], *, park: bool
+) -> list[Told]:
+    found = await asyncio.gather(*(read(line.strip()) for _, line in batch), return_exceptions=True)
+    told: list[Told] = []
+    events: list[tuple[int, PaymentEvent]] = []
+    for (number, _), facts in zip(batch, found, strict=True):
+        if isinstance(facts, LineError):
+            told.append(Told(number, facts.outcome, str(facts)))
+        elif isinstance(facts, BaseException):
+            raise facts
+        elif not facts:
+            told.append(Told(number, "ignored"))
+        else:
+            for fact in facts:
+                if isinstance(fact, PaymentEvent):
+                    events.append((number, fact))
+                else:
+                    told.append(await _set_aside(session, number, fact))
+    return told + await _enqueue(session, events, park=park)
+
+
+async def _enqueue(session: ImportSession, events: list[tuple[int, PaymentEvent]], *, park: bool) -> list[Told]:
+    """Queue the events in one commit; if that fails as a whole, in halves, until the one that does it is alone."""
+    if not events:
+        return []
+    try:
+        rows = await session.enqueue([event for _, event in events], park=park)
+    except RejectedError as error:
+        if error.sqlstate in NOT_OURS:
+            raise
+        if len(events) > 1:
+            half = len(events) // 2
+            return [
+                *await _enqueue(session, events[:half], park=park),
+                *await _enqueue(session, events[half:], park=park),
+            ]
+        return [await _refused(session, *events[0], str(error), park=park)]
+    return [
+        await _refused(session, number, event, row.detail or "", park=park)
+        if row.outcome == "invalid"
+        else Told(number, row.outcome, row.detail)
+        for (number, event), row in zip(events, rows, strict=True)
+    ]
+
+
+async def _refused(session: ImportSession, number: int, event: PaymentEvent, detail: str, *, park: bool) -> Told:
+    """What cannot be stored as an event: a provider's becomes a dead letter, our own sender corrects it."""
+    if not park:
+        return Told(number, "invalid", detail)
+    connection, body, content_type = event.connection or "", event.body or b"", event.content_type or ""
+    letter = DeadLetter(connection, "invalid", detail, body, content_type, event.event_id)
+    return await _set_aside(session, number, letter)
+
+
+async def _set_aside(session: ImportSession, number: int, fact: Link | DeadLetter) -> Told:
+    outcome = await session.set_aside(fact)
+    if outcome in LINK_OUTCOMES:
+        return Told(number, outcome)
+    return Told(number, f"dead letter ({printable(outcome)})", getattr(fact, "detail", None))
+
+
+async def _ours(line: bytes) -> list[Fact]:
+    """The event of a line of our own JSON, as the plain endpoints take it."""
+    try:
+        return [direct.translate(line)]
+    except Problem as problem:
+        wrong = "; ".join(f"{error.pointer}: {error.detail}" for error in problem.errors)
+        raise LineError("unreadable", wrong or problem.detail) from None
+
+
+async def _theirs(adapter: Adapter, line: bytes) -> list[Fact]:
+    """What a body of a provider's reports. A line of JSON text holds a body that is no JSON: a form, XML."""
+    try:
+        value = strict_json.parse(line)
+        body = value.encode() if isinstance(value, str) else line
+    except ValueError as error:  # a JsonError, or a lone surrogate
+        raise LineError("unreadable", str(error)) from None
+    if not isinstance(value, str | dict):
+        raise LineError("unreadable", "the line is neither a JSON object nor a JSON text")
+    headers = CIMultiDict({"Content-Type": "text/plain" if isinstance(value, str) else "application/json"})
+    try:
+        return await adapter.facts(Delivery(headers, body, time.time()))
+    except FetchError as error:
+        raise LineError("not confirmed", f"the provider's API did not tell ({error}); import this line again") from None

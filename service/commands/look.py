@@ -1,0 +1,145 @@
+"""Commands that look: status, invoice, event, dead."""
+
+import json
+from argparse import Namespace
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from service.commands.terminal import ExitStatus, cell, complain, listed, print_json, printable, table
+from service.migrate import newest_version
+from service.operator import OperatorSession
+
+OVERDUE_POLLS = 3
+"""Poll intervals that an event may have been due without anything being wrong."""
+
+
+async def status(session: OperatorSession, options: Namespace) -> ExitStatus:
+    """Whether all is well, and the numbers behind it."""
+    state = await session.status()
+    wrong = problems(state, options.settings.poll_interval)
+    found = ExitStatus.NEEDS_A_PERSON if wrong else ExitStatus.DONE
+    if options.json:
+        print_json({"healthy": not wrong, "problems": wrong} | state)
+        return found
+    shown = state | {
+        "received": f"{state['received']:.1f} events a second",
+        "posted": f"{state['posted']:.1f} events a second",
+        "overdue": state["longest_overdue"] or None,
+        "listeners": f"{sum(row['alive'] for row in state['listeners'])} alive",
+    }
+    names = "queued", "retrying", "overdue", "parked", "parked_since", "dead", "received", "posted", "listeners"
+    print(listed(shown, *names, "migration"))
+    if state["dead_by_reason"]:
+        print(f"\n{table(state['dead_by_reason'], 'reason', 'letters', 'retriable', 'oldest', 'newest')}")
+    if state["listeners"]:
+        print(f"\n{table(state['listeners'], 'name', 'alive', 'watching', 'started_at', 'silent')}")
+    print("\nNeeds a person:" if wrong else "\nAll is well.")
+    for problem in wrong:
+        print(f"  {problem}")
+    return found
+
+
+def problems(state: Mapping[str, Any], poll_interval: float) -> list[str]:
+    """What needs a person in what OperatorSession.status() says, each with what to do; `poll_interval` in seconds."""
+    found = []
+    if not any(row["alive"] for row in state["listeners"]):
+        found.append("No listener is alive, so nothing queued is applied. Start one: python -m service.listener")
+    if (overdue := state["longest_overdue"]) > timedelta(seconds=OVERDUE_POLLS * poll_interval):
+        found.append(f"An event has been due for {cell(overdue)}. See what holds it: python -m service doctor")
+    if state["dead"]:
+        found.append(f"Dead letters: {state['dead']:,}. See why: python -m service dead")
+    if state["migration"] < newest_version():
+        found.append(f"The database stands at migration {state['migration']}. Run dbmate up to {newest_version()}.")
+    return found
+
+
+async def invoice(session: OperatorSession, options: Namespace) -> ExitStatus:
+    """The invoices of an id or reference, each with its timeline."""
+    found = [await session.invoice(number) for number in await session.invoices(options.invoice)]
+    if options.json:
+        print_json(found)
+    for one in () if options.json else filter(None, found):
+        print(f"Invoice {one['id']} is {one['status']}. Amounts are in minor units of {one['currency']}.\n")
+        print(table([one], "amount", "paid", "refunded", "charged_back", "due", "overpaid", "created_at", "updated_at"))
+        if one["references"]:
+            print(f"\n{table(one['references'], 'connection', 'reference')}")
+        columns = "at", "place", "connection", "event_id", "kind", "amount", "balance", "reference", "detail"
+        print(f"\n{table(one['timeline'], *columns)}\n")
+    if not found:
+        complain(
+            f"No invoice has the id or the reference {printable(options.invoice)}. Events that wait for it: "
+            f"python -m service event {printable(options.invoice)}"
+        )
+        return ExitStatus.NEEDS_A_PERSON
+    return ExitStatus.DONE
+
+
+async def event(session: OperatorSession, options: Namespace) -> ExitStatus:
+    """The events of an event id or a reference, with what operators did and the dead letters."""
+    events = await session.events(options.event)
+    ids = [one["id"] for one in events]
+    letters = await session.letters_of(options.event, ids)
+    actions = await session.actions_on(ids)
+    if options.json:
+        print_json({"events": events, "dead_letters": letters, "actions": actions})
+    for one in () if options.json else events:
+        print(listed(one, *(name for name in one if name not in {"id", "state"})))
+        done = [row for row in actions if row["payment_event_id"] == one["id"]]
+        if done:
+            print(f"\n{table(done, 'acted_at', 'actor', 'action', 'dead_letter_id', 'note')}")
+        print()
+    if letters and not options.json:
+        columns = "id", "died_at", "connection", "event_id", "reason", "resolution", "resolved_at", "detail"
+        print(f"Dead letters (python -m service dead ID shows one)\n\n{table(letters, *columns)}")
+    if not events and not letters:
+        complain(
+            f"No event has the id or the reference {printable(options.event)}: it never came, or was refused. "
+            "If the provider has it: python -m service import --help"
+        )
+        return ExitStatus.NEEDS_A_PERSON
+    return ExitStatus.DONE
+
+
+async def dead(session: OperatorSession, options: Namespace) -> ExitStatus:
+    """A page of the open dead letters, or one of them with its body."""
+    if options.letter is not None:
+        return await _one(session, options)
+    letters = await session.dead_letters(options.reason, options.after, options.limit)
+    if options.json:
+        print_json([_with_report(letter) for letter in letters])
+    elif letters:
+        columns = "id", "died_at", "reason", "connection", "event_id", "kind", "amount", "currency", "invoice_id"
+        print(table(letters, *columns, "detail"))
+    if len(letters) == options.limit:
+        reason = f" --reason {printable(options.reason)}" if options.reason else ""
+        complain(f"\nThe next page: python -m service dead{reason} --after {letters[-1]['id']}")
+    if letters and not options.json:
+        complain("\nOne with its body: dead ID. Once the cause is mended: retry ID. See python -m service --help")
+    return ExitStatus.DONE
+
+
+async def _one(session: OperatorSession, options: Namespace) -> ExitStatus:
+    letter = await session.dead_letter(options.letter)
+    if letter is None:
+        complain(f"There is no dead letter {options.letter}. The open ones: python -m service dead")
+        return ExitStatus.NEEDS_A_PERSON
+    letter = _with_report(letter)
+    body = letter.pop("body")
+    text = None if body is None else body.decode(errors="backslashreplace")
+    if options.json:
+        print_json(letter | {"body": text})
+        return ExitStatus.DONE
+    shown = letter | {"report": letter["report"] and json.dumps(letter["report"])}
+    print(listed(shown, *(name for name in letter if name not in {"actions", "payment_event_id"})))
+    if letter["actions"]:
+        print(f"\n{table(letter['actions'], 'acted_at', 'actor', 'action', 'note')}")
+    print("\nThe body:" if text is not None else "\nThe body is pruned, or there was none.")
+    for line in (text or "").split("\n"):
+        print(printable(line))
+    return ExitStatus.DONE
+
+
+def _with_report(letter: dict[str, Any]) -> dict[str, Any]:
+    """The letter with its report as a value: asyncpg gives jsonb as text."""
+    return letter | {"report": letter["report"] and json.loads(letter["report"])}

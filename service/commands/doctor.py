@@ -209,7 +209,7 @@ async def doctor(session: OperatorSession, options: Namespace) -> ExitStatus:
             try:
                 findings = await check()
             except RejectedError as error:
-                todo = "Once the login is a member of role operator (above), ask again."
+                todo = "Mend what is BAD above, then ask again."
                 findings = [Finding("BAD", f"{check.__name__}: could not be looked at ({error})", todo)]
             for level, what, todo in findings:
                 print(f"{level:<5} {what}" + (f"\n      {todo}" if todo else ""))
@@ -231,7 +231,7 @@ _LOGIN = """
 _STRANGERS = """
     select n.nspname as schema, coalesce(nullif(a.grantee, 0)::regrole::text, 'PUBLIC') as grantee
     from pg_class c join pg_namespace n on n.oid = c.relnamespace, aclexplode(n.nspacl) a
-    where c.oid = to_regclass('payments') and a.privilege_type = 'CREATE' and a.grantee not in (n.nspowner, c.relowner)
+    where c.oid = 'payments'::regclass and a.privilege_type = 'CREATE' and a.grantee not in (n.nspowner, c.relowner)
 """
 _DURABILITY = """
     select pg_is_in_recovery() as standby, (select count(*) from pg_stat_replication) as standbys,
@@ -242,7 +242,7 @@ _DURABILITY = """
 _QUEUE = """
     select n_dead_tup as dead_rows, pg_size_pretty(pg_total_relation_size(relid)) as size,
            current_setting('autovacuum') as autovacuum, current_setting('track_counts') as track_counts
-    from pg_stat_user_tables where relid = to_regclass('payment_queue')
+    from pg_stat_user_tables where relid = 'payment_queue'::regclass
 """
 _BOOKS = """
     select (select count(*) from invoice_discrepancies()),

@@ -92,6 +92,7 @@ async def import_file(session: OperatorSession, options: Namespace) -> ExitStatu
     bad: list[Told] = []
     lines = size = 0
     async with contextlib.AsyncExitStack() as stack:
+        file = stack.enter_context(options.file)
         read: Callable[[bytes], Awaitable[list[Fact]]] = _ours
         if park:
             adapter = connections.named(options.settings.connections, options.connection)
@@ -100,8 +101,8 @@ async def import_file(session: OperatorSession, options: Namespace) -> ExitStatu
         importing = await stack.enter_async_context(
             ImportSession(session.url, "payment_webhooks import", options.actor, note, dry_run=options.dry_run)
         )
-        progress = stack.enter_context(Progress("bytes imported:", _size(stack.enter_context(options.file))))
-        for batch in _batches(options.file):
+        progress = stack.enter_context(Progress("bytes imported:", _size(file)))
+        for batch in _batches(file):
             try:
                 told = await _import(importing, batch, read, park=park)
             except UnavailableError:

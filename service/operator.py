@@ -81,55 +81,54 @@ class OperatorSession(Session):
         """retry_dead_letter(): back into the queue."""
         await self.fetch("select retry_dead_letter($1, $2, $3)", letter, note, actor)
 
-    async def retry_all(self, letters: Sequence[int], actor: str, note: str | None = None) -> None:
-        """As retry(), all of them or, where one is refused, none."""
-        await self.fetch("select retry_dead_letter(id, $2, $3) from unnest($1::bigint[]) id", letters, note, actor)
+    async def event(self, event: int) -> dict[str, Any] | None:
+        """The state of the event of this `payment_events.id`, with `letters` and `actions` about it."""
+        if not (found := await self.rows(f"{_EVENT} where s.id = $1", event)):
+            return None
+        letters = (
+            "select * from dead_letters where payment_event_id = $1 or (connection, event_id) = ($2, $3) order by id"
+        )
+        return found[0] | {
+            "letters": await self.rows(letters, event, found[0]["connection"], found[0]["event_id"]),
+            "actions": await self.rows(f"{_ACTIONS} where a.payment_event_id = $1 order by a.id desc", event),
+        }
+
+    async def dead_letter(self, letter: int) -> dict[str, Any] | None:
+        """A dead letter, open or resolved, with its `event` (see event()) where it has one, and `actions` on it."""
+        if not (found := await self.rows("select * from dead_letters where id = $1", letter)):
+            return None
+        event = found[0]["payment_event_id"]
+        return found[0] | {
+            "event": None if event is None else await self.event(event),
+            "actions": await self.rows(f"{_ACTIONS} where a.dead_letter_id = $1 order by a.id desc", letter),
+        }
+
+    async def body(self, delivery: int | None) -> bytes | None:
+        """The request of this `deliveries.id`; None where it is not kept, or not any more."""
+        rows = await self.fetch("select body from deliveries where id = $1", delivery)
+        return rows[0][0] if rows else None
 
     async def reassign(self, letter: int, invoice: int, actor: str, note: str | None = None) -> None:
         """reassign_dead_letter(): back into the queue, for another invoice."""
         await self.fetch("select reassign_dead_letter($1, $2, $3, $4)", letter, invoice, note, actor)
 
     async def dismiss(self, letter: int, actor: str, note: str | None = None) -> None:
-        """dismiss_dead_letter(): nothing more is needed."""
+        """dismiss_dead_letter(): it needs nothing more."""
         await self.fetch("select dismiss_dead_letter($1, $2, $3)", letter, note, actor)
+
+    async def letters_named(self, text: str) -> list[dict[str, Any]]:
+        """The dead letters under this event id that are no events."""
+        query = "select * from dead_letters where payment_event_id is null and event_id = $1 order by id limit 100"
+        return await self.rows(query, text)
+
+    async def retry_all(self, letters: Sequence[int], actor: str, note: str | None = None) -> None:
+        """As retry(), all of them or, where one is refused, none."""
+        await self.fetch("select retry_dead_letter(id, $2, $3) from unnest($1::bigint[]) id", letters, note, actor)
 
     async def prune(self, days: int, limit: int, actor: str, note: str | None = None) -> int:
         """prune_deliveries(): how many bodies older than so many days are gone now, at most `limit`."""
         query = "select prune_deliveries(make_interval(days => $1), $2, $3, $4)"
         return int((await self.fetch(query, days, limit, note, actor))[0][0])
-
-    async def dead_letter(self, letter: int) -> dict[str, Any] | None:
-        """A dead letter, open or not, with its event, the `body` it came in if that is kept, and its `actions`."""
-        found = await self.rows(
-            """select d.id, d.died_at, d.reason, d.detail, d.attempts, d.connection, d.event_id, d.payment_event_id,
-                      d.resolution, d.resolved_at, e.kind, e.amount, e.currency, e.invoice_id, e.invoice_reference,
-                      e.reference, e.parent_reference, d.report, v.received_at, v.content_type, v.body
-               from dead_letters d
-               left join payment_events e on e.id = d.payment_event_id
-               left join deliveries v on v.id = d.delivery_id
-               where d.id = $1""",
-            letter,
-        )
-        actions = "select acted_at, actor, action, note from operator_actions where dead_letter_id = $1 order by id"
-        return found[0] | {"actions": await self.rows(actions, letter)} if found else None
-
-    async def letters_of(self, text: str, events: Sequence[int]) -> list[dict[str, Any]]:
-        """The dead letters, open or not, of these events (by payment_events.id), and those of the event id `text`."""
-        return await self.rows(
-            """select id, died_at, payment_event_id, connection, event_id, reason, detail, attempts, resolution,
-                      resolved_at
-               from dead_letters where payment_event_id = any($2) or event_id = $1 order by id limit 100""",
-            text,
-            events,
-        )
-
-    async def actions_on(self, events: Sequence[int]) -> list[dict[str, Any]]:
-        """What operators did to these events (by payment_events.id)."""
-        return await self.rows(
-            """select payment_event_id, acted_at, actor, action, note, dead_letter_id
-               from operator_actions where payment_event_id = any($1) order by id""",
-            events,
-        )
 
     async def retriable(self, reason: str | None = None) -> dict[int, int]:
         """Open dead letters (of `reason`) that are events: each one's id, and its event's, oldest first."""
@@ -175,3 +174,11 @@ class OperatorSession(Session):
             finally:
                 await connection.remove_listener(channel, hear)
         return time.perf_counter() - started
+
+
+_EVENT = """
+    select s.*, e.occurred_at, e.delivery_id from payment_event_states s join payment_events e on e.id = s.id
+"""
+_ACTIONS = """
+    select a.*, e.connection, e.event_id from operator_actions a left join payment_events e on e.id = a.payment_event_id
+"""

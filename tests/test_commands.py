@@ -213,7 +213,9 @@ async def test_an_event_is_shown_with_all_that_happened_to_it(
     assert "the event is in EUR, invoice 1 in USD" in said.out
     assert re.search(r"ann +retried +1 +try", said.out)
     shown = json.loads((await command("event", "evt_1", "--json")).out)
-    assert [(row["reason"], row["resolution"]) for row in shown["dead_letters"]] == [
+    assert shown["dead_letters"] == []
+    [event] = shown["events"]
+    assert [(row["reason"], row["resolution"]) for row in event["letters"]] == [
         ("currency_mismatch", "retried"), ("conflict", None), ("currency_mismatch", None),
     ]  # fmt: skip
     assert (await command("event", "evt_2")).status == 1
@@ -224,6 +226,8 @@ async def test_what_was_never_an_event_is_found_by_its_event_id(command: Command
     said = await command("event", "evt_9")
     assert said.status == 0
     assert "bad_amount" in said.out
+    shown = json.loads((await command("event", "evt_9", "--json")).out)
+    assert (shown["events"], shown["dead_letters"][0]["reason"]) == ([], "bad_amount")
 
 
 async def test_dead_letters_come_in_pages(command: Command, db: Connection) -> None:

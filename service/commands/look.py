@@ -2,7 +2,7 @@
 
 import json
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -77,28 +77,33 @@ async def invoice(session: OperatorSession, options: Namespace) -> ExitStatus:
 
 async def event(session: OperatorSession, options: Namespace) -> ExitStatus:
     """The events of an event id or a reference, with what operators did and the dead letters."""
-    events = await session.events(options.event)
-    ids = [one["id"] for one in events]
-    letters = await session.letters_of(options.event, ids)
-    actions = await session.actions_on(ids)
+    found = [await session.event(row["id"]) for row in await session.events(options.event)]
+    events = [one | {"letters": list(map(_with_report, one["letters"]))} for one in found if one is not None]
+    known = {letter["id"] for one in events for letter in one["letters"]}
+    others = [_with_report(one) for one in await session.letters_named(options.event) if one["id"] not in known]
     if options.json:
-        print_json({"events": events, "dead_letters": letters, "actions": actions})
-    for one in () if options.json else events:
-        print(listed(one, *(name for name in one if name not in {"id", "state"})))
-        done = [row for row in actions if row["payment_event_id"] == one["id"]]
-        if done:
-            print(f"\n{table(done, 'acted_at', 'actor', 'action', 'dead_letter_id', 'note')}")
-        print()
-    if letters and not options.json:
-        columns = "id", "died_at", "connection", "event_id", "reason", "resolution", "resolved_at", "detail"
-        print(f"Dead letters (python -m service dead ID shows one)\n\n{table(letters, *columns)}")
-    if not events and not letters:
+        print_json({"events": events, "dead_letters": others})
+    else:
+        for one in events:
+            print(listed(one, *(name for name in one if name not in {"id", "state", "letters", "actions"})))
+            if one["actions"]:
+                print(f"\n{table(one['actions'], 'acted_at', 'actor', 'action', 'dead_letter_id', 'note')}")
+            _print_letters(one["letters"])
+            print()
+        _print_letters(others)
+    if not events and not others:
         complain(
             f"No event has the id or the reference {printable(options.event)}: it never came, or was refused. "
             "If the provider has it: python -m service import --help"
         )
         return ExitStatus.NEEDS_A_PERSON
     return ExitStatus.DONE
+
+
+def _print_letters(letters: Sequence[Mapping[str, Any]]) -> None:
+    if letters:
+        columns = "id", "died_at", "connection", "event_id", "reason", "resolution", "resolved_at", "detail"
+        print(f"\nDead letters (python -m service dead ID shows one):\n{table(letters, *columns)}")
 
 
 async def dead(session: OperatorSession, options: Namespace) -> ExitStatus:
@@ -124,14 +129,16 @@ async def _one(session: OperatorSession, options: Namespace) -> ExitStatus:
     if letter is None:
         complain(f"There is no dead letter {options.letter}. The open ones: python -m service dead")
         return ExitStatus.NEEDS_A_PERSON
-    letter = _with_report(letter)
-    body = letter.pop("body")
+    body = await session.body(letter["delivery_id"])
     text = None if body is None else body.decode(errors="backslashreplace")
     if options.json:
-        print_json(letter | {"body": text})
+        print_json(_with_report(letter) | {"body": text})
         return ExitStatus.DONE
-    shown = letter | {"report": letter["report"] and json.dumps(letter["report"])}
-    print(listed(shown, *(name for name in letter if name not in {"actions", "payment_event_id"})))
+    hidden = {"payment_event_id", "delivery_id", "fingerprint", "actions", "event"}
+    print(listed(letter, *(name for name in letter if name not in hidden)))
+    if letter["event"]:
+        columns = "kind", "amount", "currency", "invoice_id", "invoice_reference", "reference", "parent_reference"
+        print(f"\nThe event is {letter['event']['place']}:\n{table([letter['event']], *columns, 'received_at')}")
     if letter["actions"]:
         print(f"\n{table(letter['actions'], 'acted_at', 'actor', 'action', 'note')}")
     print("\nThe body:" if text is not None else "\nThe body is pruned, or there was none.")
@@ -140,6 +147,6 @@ async def _one(session: OperatorSession, options: Namespace) -> ExitStatus:
     return ExitStatus.DONE
 
 
-def _with_report(letter: dict[str, Any]) -> dict[str, Any]:
+def _with_report(letter: Mapping[str, Any]) -> dict[str, Any]:
     """The letter with its report as a value: asyncpg gives jsonb as text."""
-    return letter | {"report": letter["report"] and json.loads(letter["report"])}
+    return {**letter, "report": letter["report"] and json.loads(letter["report"])}

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from service import embedded, embedded_launch
+from service import commands, embedded, embedded_launch
 from service.database import Session
+from service.settings import Settings
 from tests.calls import add_invoice, assert_consistent, drain, rows_of
 from tests.conftest import Connection
 from tests.http_service import free_port, serving
@@ -42,7 +43,7 @@ def pooled_url(cluster: embedded.Server, database_url: str, tmp_path: Path) -> I
     )
     owner = socket_dir.stat()  # the one user that passes; as root PgBouncer refuses to run, as PostgreSQL does
     identity = "self" if os.geteuid() else f"{owner.st_uid}:{owner.st_gid}" if owner.st_uid else "namespace"
-    launcher = [sys.executable, embedded_launch.__file__, str(os.getpid()), identity]
+    launcher = [sys.executable, "-I", embedded_launch.__file__, str(os.getpid()), identity]
     if identity not in {"self", "namespace"}:
         for path in (tmp_path, *tmp_path.iterdir()):
             os.chown(path, owner.st_uid, owner.st_gid)
@@ -94,3 +95,23 @@ async def test_the_listener_polls_behind_a_pooler_in_transaction_mode(pooled_url
         assert not other.watching
         assert await db.fetchval(HELD) == 0
     await assert_consistent(db)
+
+
+async def test_the_operators_commands_work_through_it_and_doctor_tells_of_it(
+    pooled_url: str, db: Connection, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await add_invoice(db, 1)
+    await db.execute("select apply_payment_event('e1', 1, 5, p_currency => 'EUR', p_park => true)")
+    await db.execute("update invoices set currency = 'EUR'")
+    settings = Settings(database_url=pooled_url)
+    assert await asyncio.to_thread(commands.run, settings, ["retry", "--all", "--dry-run"]) == 0
+    assert await db.fetchval("select count(*) from payment_queue") == 0
+    assert await asyncio.to_thread(commands.run, settings, ["retry", "--all"]) == 1  # queued: no listener
+    await drain(db)
+    await assert_consistent(db)
+    capfd.readouterr()
+    await asyncio.to_thread(commands.run, settings, ["doctor"])
+    said = capfd.readouterr().out
+    assert "note  DATABASE_URL goes through a pooler in transaction mode" in said
+    assert "note  NOTIFY: not tried" in said
+    assert "ok    books: every event is in exactly one place" in said

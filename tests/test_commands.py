@@ -489,6 +489,26 @@ async def test_an_event_that_a_trigger_refuses_spoils_nothing_else(
     assert await counts(db, "payment_queue", "open_dead_letters") == [5, 1]
 
 
+async def test_an_import_that_is_cut_off_says_how_far_it_came_and_can_be_repeated(
+    command: Command, db: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "LINES", 1)
+    await db.execute(
+        """create function cut() returns trigger language plpgsql security definer as $$ begin
+               if new.event_id = 'e3' then perform pg_terminate_backend(pg_backend_pid()); end if; return new; end $$;
+           create trigger cut before insert on payment_events for each row execute function cut();"""
+    )
+    file = write(tmp_path / "events.jsonl", *(stripe_event(f"e{number}") for number in range(6)))
+    said = await command("import", "stripe", file, connections=(example("stripe"),))
+    assert (said.status, said.out) == (3, "")
+    assert said.err.startswith("Lines up to 3 are done. Run it again: what is stored counts as duplicate.\n")
+    await db.execute("drop trigger cut on payment_events")
+    said = await command("import", "stripe", file, connections=(example("stripe"),))
+    assert said.status == 0
+    assert "3 queued" in said.out
+    assert "3 duplicate" in said.out
+
+
 async def test_a_body_that_is_no_json_stands_in_a_json_text(command: Command, db: Connection, tmp_path: Path) -> None:
     braintree = example("braintree")
     form = braintree.sample("1", 100, "USD").decode()

@@ -35,8 +35,6 @@ from service.problems import Problem
 
 LINES = 200
 """Lines whose events share a commit."""
-SHOWN = 100
-"""Lines that need a person are shown up to so many."""
 GOOD = LINK_OUTCOMES | {"queued", "ignored"}
 """Outcomes that need nobody."""
 NOT_OURS = ("42501", "42883")
@@ -89,7 +87,6 @@ async def import_file(session: OperatorSession, options: Namespace) -> ExitStatu
     note = ": ".join(filter(None, (options.file.name, options.note)))
     park = options.connection != "payments"  # as each has it on its endpoint
     counts: Counter[str] = Counter()
-    bad: list[Told] = []
     lines = size = 0
     async with contextlib.AsyncExitStack() as stack:
         file = stack.enter_context(options.file)
@@ -109,23 +106,20 @@ async def import_file(session: OperatorSession, options: Namespace) -> ExitStatu
                 complain(f"Lines up to {lines} are done. Run it again: what is stored counts as duplicate.")
                 raise
             counts.update(one.outcome for one in told)
-            bad += [one for one in told if one.outcome not in GOOD][: SHOWN - len(bad)]
+            progress.wipe()
+            for one in told:
+                if one.outcome not in GOOD:
+                    complain(f"line {one.line}: {one.outcome}" + (f": {printable(one.detail)}" if one.detail else ""))
             lines = batch[-1][0]
             size += sum(len(line) for _, line in batch)
             progress(size)
-    _summarize(options, lines, counts, bad)
-    return ExitStatus.NEEDS_A_PERSON if bad else ExitStatus.DONE
-
-
-def _summarize(options: Namespace, lines: int, counts: Counter[str], bad: list[Told]) -> None:
     said = ", ".join(f"{number:,} {outcome}" for outcome, number in counts.most_common()) or "no event"
-    print(f"{lines:,} lines of {printable(options.file.name)}: {said}.")
-    for one in bad:
-        complain(f"line {one.line}: {one.outcome}" + (f": {printable(one.detail)}" if one.detail else ""))
+    print(f"{lines:,} lines of {printable(file.name)}: {said}.")
     if options.dry_run:
         print("Nothing was done. Each batch was tried by itself: what the file holds twice may count as queued twice.")
     elif counts["queued"]:
         print("The listener applies what is queued: python -m service status")
+    return ExitStatus.NEEDS_A_PERSON if counts.keys() - GOOD else ExitStatus.DONE
 
 
 def _size(file: BinaryIO) -> int | None:

@@ -121,9 +121,13 @@ class Progress:
                 bar = f"[{'#' * full}{'.' * (BAR - full)}] {done:,} of {self._total:,}"
             print(f"\r\x1b[K{self._what} {bar}", end="", file=sys.stderr, flush=True)
 
+    def wipe(self) -> None:
+        """Make room for other text."""
+        if self._drawn:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._drawn:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        self.wipe()

@@ -50,11 +50,12 @@ def page(document: dict[str, Any], url: str, *, signed: bool) -> str:
             curl = ["python -m service send", "--queue" * (path == "/webhooks/{connection}"), "stripe"]
         elif signed:
             curl[2:2] = [f"-H 'webhook-{name}: …'" for name in ("id", "timestamp", "signature")]
-        parts += [
-            f"<h2><code>POST {escape(path)}</code></h2><p>{escape(operations['post']['summary'])}</p>",
-            f"<pre>{escape(' '.join(filter(None, curl)))}</pre>",
-            _table(("Status", "Meaning"), [(s, a["description"]) for s, a in operations["post"]["responses"].items()]),
-        ]
+        for method, operation in operations.items():
+            parts += [
+                f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(operation['summary'])}</p>",
+                f"<pre>{escape(' '.join(filter(None, curl)))}</pre>" if method == "post" else "",
+                _table(("Status", "Meaning"), [(s, a["description"]) for s, a in operation["responses"].items()]),
+            ]
     for name, schema in schemas.items():
         rows = [
             (

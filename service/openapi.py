@@ -46,6 +46,13 @@ PROVIDER_ANSWERS = {
 }
 
 
+CHALLENGE_ANSWERS = {
+    "400": "Not a challenge of the connection's provider, or not a plain request.",
+    "404": "No such connection is configured.",
+    "405": "The connection's provider sends no challenges.",
+}
+
+
 class ProviderReport(BaseModel):
     """What became of the events of a provider's webhook; none of them, where no money moved."""
 
@@ -79,7 +86,10 @@ def document(*, signed: bool) -> dict[str, Any]:
             "description": "Each payment event reaches its invoice exactly once. A 2xx is sent after its commit.",
         },
         "paths": {path: {"post": _operation(path, summary, signed=signed)} for path, summary in PLAIN_ENDPOINTS.items()}
-        | {path: {"post": _provider_operation(path, summary)} for path, summary in PROVIDER_ENDPOINTS.items()},
+        | {
+            path: {"get": _challenge_operation(path), "post": _provider_operation(path, summary)}
+            for path, summary in PROVIDER_ENDPOINTS.items()
+        },
         "components": {"schemas": schemas["$defs"]},
     }
 
@@ -100,12 +110,30 @@ def _operation(path: str, summary: str, *, signed: bool) -> dict[str, Any]:
 
 def _provider_operation(path: str, summary: str) -> dict[str, Any]:
     return {
-        "operationId": path.partition("/{")[0].strip("/"),
+        "operationId": _provider_operation_id(path),
         "summary": summary,
         "parameters": [{"name": "connection", "in": "path", "required": True, "schema": CONNECTION}],
         "requestBody": {"required": True, "content": {"*/*": {"schema": {"description": "As the provider sends it."}}}},
         "responses": {status: _answer(status, text, "ProviderReport") for status, text in PROVIDER_ANSWERS.items()},
     }
+
+
+def _challenge_operation(path: str) -> dict[str, Any]:
+    query = {"type": "object", "additionalProperties": {"type": "string"}}
+    proof = {"description": "The proof.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    return {
+        "operationId": f"{_provider_operation_id(path)}-challenge",
+        "summary": "A provider's challenge (Braintree's): the proof that the endpoint is ours.",
+        "parameters": [
+            {"name": "connection", "in": "path", "required": True, "schema": CONNECTION},
+            {"name": "challenge", "in": "query", "description": "As the provider sends it.", "schema": query},
+        ],
+        "responses": {"200": proof} | {status: _answer(status, text, "") for status, text in CHALLENGE_ANSWERS.items()},
+    }
+
+
+def _provider_operation_id(path: str) -> str:
+    return path.partition("/{")[0].strip("/")
 
 
 def _answer(status: str, text: str, result: str) -> dict[str, Any]:

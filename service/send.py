@@ -61,8 +61,7 @@ def sample(
         body = json.dumps(event).encode()
         if not settings.webhook_secrets:
             return body, {}
-        signature = standard_webhooks.sign(settings.webhook_secrets[0], name, f"{now:.0f}", body)
-        return body, {"webhook-id": name, "webhook-timestamp": f"{now:.0f}", "webhook-signature": signature}
+        return body, standard_webhooks.SCHEME.headers(settings.webhook_secrets[0], body, now, name)
     adapter = connections.named(settings.connections, connection)
     try:
         body = adapter.sample(invoice, amount, currency)

@@ -90,12 +90,8 @@ async def serving(url: str, **values: Any) -> AsyncIterator[Client]:
 
 def signed(body: bytes, key: bytes = KEY, message_id: str = "msg_1", at: float | None = None) -> dict[str, str]:
     """The headers of a signed request."""
-    timestamp = str(int(time.time() if at is None else at))
-    return JSON | {
-        "webhook-id": message_id,
-        "webhook-timestamp": timestamp,
-        "webhook-signature": standard_webhooks.sign(key, message_id, timestamp, body),
-    }
+    now = int(time.time() if at is None else at)
+    return JSON | dict(standard_webhooks.SCHEME.headers(key, body, now, message_id))
 
 
 def free_port() -> int:

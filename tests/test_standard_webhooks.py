@@ -69,7 +69,7 @@ async def test_v1a_needs_the_senders_public_key(secrets: list[str], given: Deliv
 
 
 async def test_a_public_key_is_no_hmac_key_and_signs_nothing() -> None:
-    signature = standard_webhooks.sign(PRIVATE.public_key().public_bytes_raw(), "msg_1", f"{NOW:.0f}", b"{}")
+    signature = standard_webhooks.SCHEME.signature(PRIVATE.public_key().public_bytes_raw(), MESSAGE)
     adapter = example(NAME, webhook_secrets=[PUBLIC])
     assert not await adapter.is_authentic(delivery(signature))
     with pytest.raises(CannotSignError):

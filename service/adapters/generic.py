@@ -130,7 +130,7 @@ class Generic(HmacAdapter):
 
     @property
     def scheme(self) -> HmacScheme:
-        return HmacScheme(**{name: getattr(self, name) for name in HmacScheme._fields})
+        return HmacScheme(**{name: getattr(self, name) for name in HmacScheme._fields if name in Generic.model_fields})
 
     @property
     def keys(self) -> Sequence[bytes]:

@@ -28,34 +28,47 @@ class HmacScheme(NamedTuple):
     """With it begins the part of `header` that is the timestamp."""
     tolerance: int = 300
     """Seconds that a timestamp may be off, either way."""
+    id_header: str | None = None
     signed: str = "{body}"
-    """What is signed: {body} once, and {timestamp} once where there is one."""
+    """What is signed: {body} once; {timestamp} once where there is one, {id} once before it where there is one."""
 
     def is_authentic(self, keys: Iterable[bytes], delivery: Delivery) -> bool:
         """Whether one of `keys` signed these very bytes, recently if there is a timestamp. Any doubt is no."""
+        offered, message = self.offered(delivery)
+        return is_any_of(offered, (self.signature(key, message) for key in keys))
+
+    def offered(self, delivery: Delivery) -> tuple[Sequence[str], bytes]:
+        """What a request offers as signatures, and the message they should be of; none if that is not recent."""
         header = delivery.header(self.header)
         parts = [header] if self.separator is None else [part.strip() for part in header.split(self.separator)]
+        message_id = delivery.header(self.id_header) if self.id_header else ""
         times = [delivery.header(self.timestamp_header)] if self.timestamp_header else []
         if prefix := self.timestamp_prefix:
             times = [part.removeprefix(prefix) for part in parts if part.startswith(prefix)]
-        if "{timestamp}" in self.signed and not (
-            len(times) == 1 and is_recent(times[0], delivery.received_at, self.tolerance)
+        if (
+            len(parts) > MAX_SIGNATURES
+            or ("{id}" in self.signed and not message_id)
+            or ("{timestamp}" in self.signed and not _is_one_and_recent(times, delivery.received_at, self.tolerance))
         ):
-            return False
-        return is_any_of(parts, (self.signature(key, delivery.body, *times) for key in keys))
+            return (), b""
+        return parts, self.message(delivery.body, "".join(times), message_id)
 
-    def headers(self, key: bytes, body: bytes, now: float) -> Mapping[str, str]:
+    def headers(self, key: bytes, body: bytes, now: float, message_id: str = "") -> Mapping[str, str]:
         """The headers that make a body authentic, signed at `now`, in seconds since 1970."""
-        signature, timestamp = self.signature(key, body, f"{now:.0f}"), f"{now:.0f}"
-        if self.timestamp_header:
-            return {self.header: signature, self.timestamp_header: timestamp}
+        timestamp = f"{now:.0f}"
+        signature = self.signature(key, self.message(body, timestamp, message_id))
         if self.timestamp_prefix:
-            return {self.header: f"{self.timestamp_prefix}{timestamp}{self.separator}{signature}"}
-        return {self.header: signature}
+            signature = f"{self.timestamp_prefix}{timestamp}{self.separator}{signature}"
+        headers = {self.header: signature, self.timestamp_header: timestamp, self.id_header: message_id}
+        return {name: value for name, value in headers.items() if name}
 
-    def signature(self, key: bytes, body: bytes, timestamp: str = "") -> str:
-        """The signature of a body, with its prefix."""
-        message = self.signed.replace("{timestamp}", timestamp).encode().replace(b"{body}", body)
+    def message(self, body: bytes, timestamp: str = "", message_id: str = "") -> bytes:
+        """What is signed of a request."""
+        before, after = self.signed.replace("{timestamp}", timestamp).split("{body}")
+        return before.replace("{id}", message_id).encode("utf-8", "surrogateescape") + body + after.encode()
+
+    def signature(self, key: bytes, message: bytes) -> str:
+        """The signature of a message, with its prefix."""
         return self.prefix + mac(key, message, self.algorithm, self.encoding)
 
 
@@ -110,9 +123,9 @@ def is_ed25519(public_key: bytes, signature: bytes, message: bytes) -> bool:
     return True
 
 
-def is_recent(timestamp: str, now: float, tolerance: float) -> bool:
-    """Whether a timestamp in seconds since 1970, plain ASCII digits, is at most `tolerance` seconds off, either way."""
-    return bool(_TIMESTAMP.fullmatch(timestamp)) and abs(now - int(timestamp)) <= tolerance
+def _is_one_and_recent(times: Sequence[str], now: float, tolerance: float) -> bool:
+    """Whether there is one timestamp, plain ASCII digits, and at most `tolerance` seconds off, either way."""
+    return len(times) == 1 and bool(_TIMESTAMP.fullmatch(times[0])) and abs(now - int(times[0])) <= tolerance
 
 
 def decoded(text: str) -> bytes:

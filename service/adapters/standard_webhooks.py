@@ -10,12 +10,14 @@ from pydantic import field_validator
 from service.adapters import direct
 from service.adapters.adapter import Adapter, CannotSignError, Delivery, Pointers, as_json
 from service.adapters.payload import Payload, UnusableError
-from service.adapters.signatures import MAX_SIGNATURES, decoded, is_any_of, is_ed25519, is_recent, mac
+from service.adapters.signatures import HmacScheme, decoded, is_any_of, is_ed25519
 from service.database import PaymentEvent
 from service.problems import Problem
 
-TOLERANCE = 300
-"""Seconds that a timestamp may be off, either way."""
+SCHEME = HmacScheme(
+    "webhook-signature", encoding="base64", prefix="v1,", separator=" ", signed="{id}.{timestamp}.{body}",
+    id_header="webhook-id", timestamp_header="webhook-timestamp",
+)  # fmt: skip
 SECRET_BYTES = (24, 64)
 """Bounds of a `whsec_` key's length in bytes (Standard Webhooks 1.0.0, "Signature scheme")."""
 PUBLIC_KEY_BYTES = (32, 32)
@@ -53,9 +55,7 @@ class StandardWebhooks(Adapter):
     def sign(self, body: bytes, now: float) -> Mapping[str, str]:
         if _is_public(self.webhook_secrets[0]):
             raise CannotSignError
-        name, timestamp = f"msg_{now:.0f}", f"{now:.0f}"
-        signature = sign(_key(self.webhook_secrets[0]), name, timestamp, body)
-        return {"webhook-id": name, "webhook-timestamp": timestamp, "webhook-signature": signature}
+        return SCHEME.headers(_key(self.webhook_secrets[0]), body, now, f"msg_{now:.0f}")
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         return as_json({
@@ -75,33 +75,16 @@ class StandardWebhooks(Adapter):
         yield event._replace(kind=event.kind or "payment")
 
 
-def sign(key: bytes, message_id: str, timestamp: str, body: bytes) -> str:
-    """The `webhook-signature` of a message: `v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`."""
-    return "v1," + mac(key, _message(message_id, timestamp, body), encoding="base64")
-
-
 def is_authentic(keys: Sequence[bytes], delivery: Delivery, public_keys: Sequence[bytes] = ()) -> bool:
     """Whether one of `keys` (a rotation has two) signed these very bytes as v1, or one of `public_keys` as v1a.
 
     Any doubt is no. A signature counts only for a key of its own scheme.
     """
-    message_id, timestamp, signatures = (
-        delivery.header(f"webhook-{part}") for part in ("id", "timestamp", "signature")
+    offered, message = SCHEME.offered(delivery)
+    v1a = [decoded(signature.removeprefix("v1a,")) for signature in offered if signature.startswith("v1a,")]
+    return is_any_of(offered, (SCHEME.signature(key, message) for key in keys)) or any(
+        is_ed25519(key, signature, message) for key in public_keys for signature in v1a
     )
-    given = signatures.split(" ")
-    if not message_id or not is_recent(timestamp, delivery.received_at, TOLERANCE) or len(given) > MAX_SIGNATURES:
-        return False
-    message = _message(message_id, timestamp, delivery.body)
-    return is_any_of(given, (sign(key, message_id, timestamp, delivery.body) for key in keys)) or any(
-        is_ed25519(key, decoded(one.removeprefix("v1a,")), message)
-        for key in public_keys
-        for one in given
-        if one.startswith("v1a,")
-    )
-
-
-def _message(message_id: str, timestamp: str, body: bytes) -> bytes:
-    return f"{message_id}.{timestamp}.".encode("utf-8", "surrogateescape") + body
 
 
 def _is_public(secret: str) -> bool:

@@ -6,7 +6,9 @@ a run of its own, since timing them all takes time itself; flushes by track_wal_
 """
 
 import asyncio
+import contextlib
 import re
+from statistics import median
 from typing import NamedTuple
 
 from tests.benchmarks.processes import Process, children, cpu_seconds, running
@@ -49,17 +51,20 @@ async def run(target: Target, scale: Scale, report: Report) -> None:
     if not target.postmaster:
         report.add("Left out: it looks at PostgreSQL's processes. Run it without DATABASE_URL.")
         return
-    taken: dict[str, list[Taken]] = {SYNC: [], QUEUE: []}
+    rounds: dict[str, list[list[Taken]]] = {SYNC: [], QUEUE: []}
     async with target.database() as database, database.connect() as db:
         settings = {"DATABASE_URL": database.url} | ENVIRONMENT
-        for step, kind in STEPS:
-            module, *arguments = ("tests.benchmarks.controls", kind) if kind else ("service.server",)
-            async with running(module, *arguments, **settings) as server:
-                for path, found in taken.items():
-                    found.append(await measure(db, database, server, path, 3 * scale.seconds))
-                    progress(f"profile: {path} up to {step}: {found[-1].server:.0f} µs")
+        async with contextlib.AsyncExitStack() as stack:
+            servers = []
+            for _, kind in STEPS:
+                module, *arguments = ("tests.benchmarks.controls", kind) if kind else ("service.server",)
+                servers.append(await stack.enter_async_context(running(module, *arguments, **settings)))
+            for _ in range(scale.rounds):
+                for path, found in rounds.items():
+                    found.append([await measure(db, database, server, path, scale.seconds) for server in servers])
+                    progress(f"profile: {path}: " + ", ".join(f"{step.server:.0f} µs" for step in found[-1]))
         listener, backend = await drained(db, database)
-        report.table(["one event, µs of the processor", f"`{SYNC}`", f"`{QUEUE}`"], _rows(taken, listener, backend))
+        report.table(["one event, µs of the processor", f"`{SYNC}`", f"`{QUEUE}`"], _rows(rounds, listener, backend))
         await db.execute("create extension pg_stat_statements")
         await db.execute(f"alter database {database.name} set pg_stat_statements.track = 'all'")  # for new sessions
         async with running("service.server", **settings) as server:
@@ -113,13 +118,19 @@ async def drained(db: Connection, database: Database) -> tuple[float, float]:
         return 1e6 * (cpu_seconds(listener.pid) - before) / waiting, 1e6 * cpu_seconds(backend) / waiting
 
 
-def _rows(taken: dict[str, list[Taken]], listener: float, backend: float) -> list[list[Cell]]:
-    steps = {path: [0.0, *(step.server for step in found)] for path, found in taken.items()}
+def _rows(rounds: dict[str, list[list[Taken]]], listener: float, backend: float) -> list[list[Cell]]:
+    """Medians over the rounds; of the steps, of their differences within a round."""
     rows: list[list[Cell]] = [
-        [f"server: {step}", *(servers[n + 1] - servers[n] for servers in steps.values())]
+        [
+            f"server: {step}",
+            *(
+                median(taken[n].server - (taken[n - 1].server if n else 0) for taken in found)
+                for found in rounds.values()
+            ),
+        ]
         for n, (step, _) in enumerate(STEPS)
     ]
-    whole = [found[-1] for found in taken.values()]
+    whole = [Taken(*map(median, zip(*(taken[-1] for taken in found), strict=True))) for found in rounds.values()]
     rows += [
         ["**server, all of it**", *(one.server for one in whole)],
         ["**PostgreSQL, the server's backends**", *(one.backends for one in whole)],

@@ -11,7 +11,8 @@ import re
 from statistics import median
 from typing import NamedTuple
 
-from tests.benchmarks.processes import Process, children, cpu_seconds, running
+from tests.benchmarks.load import Cpu
+from tests.benchmarks.processes import Process, cpu_seconds, running
 from tests.benchmarks.report import Cell, Report, progress
 from tests.benchmarks.scale import Scale
 from tests.benchmarks.target import Connection, Database, Target
@@ -81,17 +82,17 @@ async def run(target: Target, scale: Scale, report: Report) -> None:
 async def measure(db: Connection, database: Database, server: Process, path: str, seconds: int) -> Taken:
     """One run after a second of warming up."""
     await wrk(server.port, path, CONNECTIONS, 1, database.invoices)
-    postmaster = database.target.postmaster
     backends = {row["pid"] for row in await db.fetch(PIDS, "payment_webhooks server")}
-    others = set(children(postmaster)) - backends - {db.get_server_pid()}
 
     async def look() -> list[float]:
         batches = re.findall(
             r"^payment_webhooks_batch_events_(sum|count)\S* (\S+)", await server.get("/metrics"), re.MULTILINE
         )
         flushes = await db.fetchrow(FLUSHES)
+        took = sum(map(cpu_seconds, backends))
+        others = Cpu.now(database.target.postmaster).server - took - cpu_seconds(db.get_server_pid())
         return [
-            cpu_seconds(server.pid), sum(map(cpu_seconds, backends)), sum(map(cpu_seconds, others)), *(flushes or ()),
+            cpu_seconds(server.pid), took, others, *(flushes or ()),
             *(sum(float(value) for name, value in batches if name == which) for which in ("sum", "count")),
         ]  # fmt: skip
 
@@ -134,7 +135,7 @@ def _rows(rounds: dict[str, list[list[Taken]]], listener: float, backend: float)
     rows += [
         ["**server, all of it**", *(one.server for one in whole)],
         ["**PostgreSQL, the server's backends**", *(one.backends for one in whole)],
-        ["PostgreSQL, WAL writer, checkpointer and the like", *(one.others for one in whole)],
+        ["PostgreSQL, checkpointer, autovacuum and the like", *(one.others for one in whole)],
         ["**listener**", None, listener],
         ["**PostgreSQL, the listener's backend**", None, backend],
         ["events that share a commit", *(one.batch for one in whole)],

@@ -171,11 +171,10 @@ async def test_status_says_what_needs_a_person(command: Command, database_url: s
     await drain(db)
 
     await bury(database_url, db, "dead")
-    state = await command("status", "--json")
-    assert (state.status, json.loads(state.out)["problems"]) == (
-        1,
-        ["Dead letters: 1. See why: python -m service dead"],
-    )
+    said = await command("status", "--json")
+    state = json.loads(said.out)
+    assert (said.status, state["healthy"]) == (1, False)
+    assert state["problems"] == ["Dead letters: 1. See why: python -m service dead"]
     assert "currency_mismatch" in (await command("status")).out
 
 
@@ -598,12 +597,18 @@ def as_user(database_url: str, user: str) -> str:
 
 @pytest.mark.usefixtures("listening")
 async def test_who_is_no_operator_is_told_what_is_missing(
-    command: Command, database_url: str, logins: dict[str, str]
+    command: Command, database_url: str, logins: dict[str, str], tmp_path: Path
 ) -> None:
     for role in ("server", "listener"):
         said = await command("status", database_url=as_user(database_url, logins[role]))
         assert said.status == 1
         assert "member of the role <database>_<schema>_operator" in said.err
+        file = write(
+            tmp_path / "events.jsonl", *({"event_id": f"e{n}", "invoice_id": 1, "amount": 1} for n in range(3))
+        )
+        said = await command("import", "payments", file, database_url=as_user(database_url, logins[role]))
+        assert (said.status, said.out) == (1, "")
+        assert said.err.startswith("The database refused it (SQLSTATE 42501)")
     said = await command("status", database_url=as_user(database_url, "nobody_at_all"))
     assert said.status == 3
     assert "refuses the login" in said.err
@@ -734,11 +739,13 @@ async def test_exit_statuses_tell_scripts_what_happened(database_url: str, db: C
         (3, process("status", DATA_DIR=str(tmp_path))),
         (3, process("psql", DATA_DIR=str(tmp_path))),
         (3, process("doctor", DATABASE_URL="postgresql://x@127.0.0.1:1/payments")),
+        (3, process("doctor", OPERATOR_DATABASE_URL=as_user(database_url, "nobody_at_all"), **url)),
     ]
     assert [said.status for _, said in expected] == [status for status, _ in expected]
     for status, said in expected:
         assert "Traceback" not in said.err, said
-        assert (status == 0) == (said.err == ""), said
+        assert (status == 0) == (said.err == "" and "BAD" not in said.out), said
+    assert bad(expected[-1][1]) == ["OPERATOR_DATABASE_URL: cannot log in (SQLSTATE 28000)"]
     assert "1 lines of <stdin>: 1 queued." in expected[2][1].out
     assert await actions(db) == [(getpass.getuser(), "imported", "<stdin>")]
 
@@ -783,7 +790,7 @@ async def test_a_reader_that_has_seen_enough_ends_a_command_quietly(database_url
     assert (await running.stdout.readline()).startswith(b" id")
     running._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
     assert await running.stderr.read() == b""
-    assert await running.wait() == 0
+    assert await running.wait() == 128 + signal.SIGPIPE
 
 
 def test_no_progress_is_drawn_where_nobody_watches(capfd: pytest.CaptureFixture[str]) -> None:

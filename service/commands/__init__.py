@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 import os
+import signal
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Awaitable, Callable, Sequence
@@ -55,8 +56,8 @@ REFUSED = (
 )
 NAME = "payment_webhooks command"
 """What its connections are called in pg_stat_activity."""
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+BY_SIGNAL = 128
+"""And the signal's number: the exit status after Ctrl-C, and when a pipe's reader has gone, as shells have it."""
 Command: TypeAlias = Callable[[OperatorSession, Namespace], Awaitable[ExitStatus]]
 
 
@@ -79,27 +80,31 @@ def run(settings: Settings, arguments: Sequence[str]) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal that has no letter for it
     try:
-        return asyncio.run(_run(options))
+        status = asyncio.run(_run(options))
+        sys.stdout.flush()
     except UnavailableError as error:
         complain(f"The database cannot be reached ({error}). {NO_DATABASE}")
         return ExitStatus.UNREACHABLE
     except BrokenPipeError:  # `| head` has seen enough; nothing must be written at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitStatus.DONE
+        return BY_SIGNAL + signal.SIGPIPE
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return BY_SIGNAL + signal.SIGINT
+    return status
 
 
 async def _run(options: Namespace) -> int:
-    options.server_url = _database_url(options.settings) if options.command is doctor.doctor else ""
     command: Command = options.command
+    if command is doctor.doctor:
+        options.server_url = _database_url(options.settings)
     async with OperatorSession(operator_url(options.settings), NAME, dry_run=options.dry_run) as session:
         try:
             return await command(session, options)
         except RejectedError as error:
             if (error.sqlstate or "").startswith(("28", "3D")):  # it lets us not even in
                 raise UnavailableError(f"it refuses the login, {error}", error.sqlstate) from None
-            complain(error.explanation or await session.unready() or f"The database refused it ({error}). {REFUSED}")
+            todo = REFUSED if error.sqlstate == "42501" else "PostgreSQL's log has the message."
+            complain(error.explanation or await session.unready() or f"The database refused it ({error}). {todo}")
             return ExitStatus.NEEDS_A_PERSON
 
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from service.commands.look import problems
 from service.commands.terminal import ExitStatus, printable
-from service.database import RejectedError, Session
+from service.database import RejectedError, Session, UnavailableError
 from service.operator import OperatorSession
 
 CLOCKS = 5.0
@@ -44,6 +44,18 @@ class Doctor:
             self.endpoints, self.migrations, self.logins, self.schema, self.clock, self.pooler, self.notify,
             self.durability, self.queue, self.state, self.books,
         ]  # fmt: skip
+
+    async def reach(self) -> list[Finding]:
+        """Which of the two cannot log in."""
+        found = []
+        name = "OPERATOR_DATABASE_URL" if self.settings.operator_database_url else "DATABASE_URL"
+        for setting, session in {"DATABASE_URL": self.server, name: self.operator}.items():
+            try:
+                await session.connection()
+            except (UnavailableError, RejectedError) as error:
+                todo = "Does the server run? Does the URL name its host, database, login and password?"
+                found.append(Finding("BAD", f"{setting}: cannot log in ({error})", todo))
+        return found
 
     async def endpoints(self) -> list[Finding]:
         """What the settings switch on."""
@@ -118,6 +130,7 @@ class Doctor:
 
     async def pooler(self) -> list[Finding]:
         """Whether a pooler in transaction mode stands between."""
+        await self.server.connection()
         if self.server.pooled:
             todo = "Well for servers. Give listeners a direct connection: through the pooler they only poll."
             return [Finding("note", "DATABASE_URL goes through a pooler in transaction mode", todo)]
@@ -200,24 +213,28 @@ class Doctor:
 
 async def doctor(session: OperatorSession, options: Namespace) -> ExitStatus:
     """Look at everything, and say what to do."""
-    server = Session(options.server_url, "payment_webhooks doctor")
-    worst = ExitStatus.DONE
-    try:
+    async with Session(options.server_url, "payment_webhooks doctor") as server:
         one = Doctor(server, session, options)
-        await server.connection()
+        if unreachable := await one.reach():
+            for finding in unreachable:
+                _print(finding)
+            return ExitStatus.UNREACHABLE
+        worst = ExitStatus.DONE
         for check in one.checks():
             try:
                 findings = await check()
             except RejectedError as error:
-                todo = "Mend what is BAD above, then ask again."
-                findings = [Finding("BAD", f"{check.__name__}: could not be looked at ({error})", todo)]
-            for level, what, todo in findings:
-                print(f"{level:<5} {what}" + (f"\n      {todo}" if todo else ""))
-                if level == "BAD":
+                what = f"{check.__name__}: could not be looked at ({error})"
+                findings = [Finding("BAD", what, "Mend what is BAD above, then ask again.")]
+            for finding in findings:
+                _print(finding)
+                if finding.level == "BAD":
                     worst = ExitStatus.NEEDS_A_PERSON
-    finally:
-        await server.close()
     return worst
+
+
+def _print(finding: Finding) -> None:
+    print(f"{finding.level:<5} {finding.what}" + (f"\n      {finding.todo}" if finding.todo else ""))
 
 
 _LOGIN = """

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 import uvloop
@@ -71,11 +71,11 @@ def main() -> None:
             case arguments:
                 _main(from_environment(os.environ, allow_unsigned=True), arguments)
     except* SettingsError as errors:
-        _end(errors, ExitStatus.USAGE)
+        _end(errors.exceptions, ExitStatus.USAGE)
     except* UnavailableError as errors:
-        _end(errors, ExitStatus.UNREACHABLE)
+        _end(map(commands.unreachable, errors.exceptions), ExitStatus.UNREACHABLE)
     except* (embedded.EmbeddedError, migrate.MigrationError) as errors:
-        _end(errors, ExitStatus.NEEDS_A_PERSON)
+        _end(errors.exceptions, ExitStatus.NEEDS_A_PERSON)
 
 
 def _main(settings: Settings, arguments: Sequence[str]) -> None:
@@ -91,8 +91,8 @@ def _main(settings: Settings, arguments: Sequence[str]) -> None:
             sys.exit(commands.run(settings, arguments))
 
 
-def _end(errors: BaseExceptionGroup[BaseException], status: ExitStatus) -> NoReturn:
-    print("\n".join(map(str, errors.exceptions)), file=sys.stderr)
+def _end(errors: Iterable[object], status: ExitStatus) -> NoReturn:
+    print("\n".join(map(str, errors)), file=sys.stderr)
     sys.exit(status)
 
 

@@ -49,7 +49,6 @@ wrong, nothing was done; 3 the database cannot be reached, or broke off.
 """
 PROGRAM = "python -m service"
 STATUSES = "Exit status: 0 %s; 1 %s;\n2 wrong command line or setting; 3 database unreachable."
-NO_DATABASE = "Is it running, and do OPERATOR_DATABASE_URL, DATABASE_URL or DATA_DIR name it? See --help."
 REFUSED = (
     "The login has to be a member of the role <database>_<schema>_operator: grant it, or set OPERATOR_DATABASE_URL to "
     "one that is. See python -m service doctor."
@@ -69,8 +68,16 @@ def operator_url(settings: Settings) -> str:
 def _database_url(settings: Settings) -> str:
     url = settings.database_url or embedded.running_url(settings.data_dir)
     if url is None:
-        raise UnavailableError(f"no service runs on {settings.data_dir}: start python -m service, or set DATABASE_URL")
+        raise UnavailableError(f"DATABASE_URL is not set, and no service runs on {settings.data_dir}")
     return url
+
+
+def unreachable(error: Exception) -> str:
+    """What to tell a person, and what to do."""
+    return (
+        f"The database cannot be reached ({error}). Start it, or say where it is by OPERATOR_DATABASE_URL, "
+        "DATABASE_URL or, for that of python -m service, DATA_DIR."
+    )
 
 
 def run(settings: Settings, arguments: Sequence[str]) -> int:
@@ -83,7 +90,7 @@ def run(settings: Settings, arguments: Sequence[str]) -> int:
         status = asyncio.run(_run(options))
         sys.stdout.flush()
     except UnavailableError as error:
-        complain(f"The database cannot be reached ({error}). {NO_DATABASE}")
+        complain(unreachable(error))
         return ExitStatus.UNREACHABLE
     except BrokenPipeError:  # `| head` has seen enough; nothing must be written at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from service import commands, listener
 from service.commands import act, importing
-from service.commands.doctor import CLOCKS
 from service.commands.terminal import Progress, printable, table
 from service.database import PaymentEvent, Session
 from service.environment import SettingsError
@@ -28,7 +27,7 @@ from service.settings import Settings
 from tests.calls import add_invoice, assert_consistent, balance, counts, drain, rows_of, whereabouts
 from tests.conftest import Connection
 from tests.http_service import Process
-from tests.providers import example
+from tests.providers import EXAMPLES, FETCHED, example, facts
 from tests.sessions import until
 
 HOSTILE = "evt\x1b[2J\x07\u202e\n\x9b\u2028x"
@@ -471,6 +470,22 @@ async def test_our_own_json_is_taken_as_its_endpoint_takes_it(
     assert (await command("import", "payments", good)).status == 0
 
 
+@pytest.mark.parametrize("name", sorted(EXAMPLES.keys() - set(FETCHED)))
+async def test_what_was_imported_is_a_duplicate_when_the_webhook_comes_after_all(
+    command: Command, database_url: str, tmp_path: Path, name: str
+) -> None:
+    adapter = example(name)
+    body = adapter.sample("1", 5000, "USD")
+    text = body if body.startswith(b"{") else json.dumps(body.decode()).encode()
+    said = await command("import", name, write(tmp_path / "events.jsonl", text), connections=(adapter,))
+    assert (said.status, said.err) == (0, "")
+    assert "1 lines" in said.out
+    assert "1 queued" in said.out
+    events = [fact for fact in await facts(adapter, body) if isinstance(fact, PaymentEvent)]
+    async with Session(database_url, "test") as session:
+        assert [row.outcome for row in await session.enqueue(events, park=True)] == ["duplicate"]
+
+
 async def test_an_event_that_a_trigger_refuses_spoils_nothing_else(
     command: Command, db: Connection, tmp_path: Path
 ) -> None:
@@ -660,7 +675,8 @@ async def test_doctor_finds_what_is_bad_and_says_what_to_do(
     await db.execute("delete from payment_queue")
     await db.execute("reset role")
     await db.execute("select report_listener('polls', '5 s', false)")
-    monkeypatch.setattr("service.commands.doctor.CLOCKS", -CLOCKS)
+    for limit, value in (("CLOCKS", -1.0), ("ECHO", 0.0), ("DEAD_ROWS", -1)):
+        monkeypatch.setattr(f"service.commands.doctor.{limit}", value)
     said = await command("doctor", database_url=f"{database_url}&options=-csynchronous_commit%3Doff")
     await db.execute("revoke create on schema public from c_reader")
     assert said.status == 1
@@ -669,6 +685,8 @@ async def test_doctor_finds_what_is_bad_and_says_what_to_do(
         "DATABASE_URL: login postgres is a superuser: no limit holds for it",
         "schema: c_reader may create objects in it",
         "clocks: the database's is",
+        "NOTIFY: it did not come back within 0 s",
+        "queue: ",
         "synchronous_commit is off",
         "listeners: 1 alive and none on watch",
         "books: 1 invoices differ from the ledger",

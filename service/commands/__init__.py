@@ -129,14 +129,18 @@ def _parser() -> ArgumentParser:
     status = word("status", look.status, STATUS, "all is well", "something needs a person, and it says what")
     _json(status)
     invoice = word("invoice", look.invoice, INVOICE, "found", "there is no such invoice")
-    invoice.add_argument("invoice", metavar="INVOICE", help="its id (42), or a reference of it (INV-2026-001)")
+    invoice.add_argument(
+        "invoice", metavar="INVOICE", type=_text, help="its id (42), or a reference of it (INV-2026-001)"
+    )
     _json(invoice)
     event = word("event", look.event, EVENT, "found", "there is no such event")
-    event.add_argument("event", metavar="EVENT", help="an event id (evt_…), or the reference of a movement of money")
+    event.add_argument(
+        "event", metavar="EVENT", type=_text, help="its id (evt_…), or the reference of a movement of money"
+    )
     _json(event)
     dead = word("dead", look.dead, DEAD, "shown", "there is no such dead letter")
     dead.add_argument("letter", metavar="ID", nargs="?", type=_id, help="show this one, with its body")
-    dead.add_argument("--reason", help="only those of this reason, such as attempts_exhausted")
+    dead.add_argument("--reason", type=_text, help="only those of this reason, such as attempts_exhausted")
     dead.add_argument("--after", metavar="ID", type=_id, default=0, help="the page after this one")
     dead.add_argument("--limit", metavar="N", type=_positive, default=PAGE, help="so many at once (%(default)s)")
     _json(dead)
@@ -144,13 +148,13 @@ def _parser() -> ArgumentParser:
     retry = word("retry", act.retry, RETRY, "all were applied", "one was refused, is dead again or still queued")
     chosen = retry.add_mutually_exclusive_group(required=True)
     chosen.add_argument("letters", metavar="ID", nargs="*", default=[], type=_id, help="of a dead letter")
-    chosen.add_argument("--reason", help="all of this reason")
+    chosen.add_argument("--reason", type=_text, help="all of this reason")
     chosen.add_argument("--all", action="store_true", help="all that are events")
     retry.add_argument("--dry-run", action="store_true", help="say what would be retried, and do nothing")
     _recorded(retry)
     reassign = word("reassign", act.reassign, REASSIGN, "applied", "refused, dead again or still queued")
     reassign.add_argument("letter", metavar="ID", type=_id, help="of a dead letter")
-    reassign.add_argument("invoice", metavar="INVOICE", help="id or reference of the right invoice")
+    reassign.add_argument("invoice", metavar="INVOICE", type=_text, help="id or reference of the right invoice")
     _recorded(reassign)
     dismiss = word("dismiss", act.dismiss, DISMISS, "all dismissed", "one was refused, and it says why")
     dismiss.add_argument("letters", metavar="ID", nargs="+", type=_id, help="of a dead letter")
@@ -179,7 +183,7 @@ def _json(parser: ArgumentParser) -> None:
 
 
 def _recorded(parser: ArgumentParser, *, required: bool = False) -> None:
-    parser.add_argument("--note", required=required, help="why; recorded with the action")
+    parser.add_argument("--note", type=_text, required=required, help="why; recorded with the action")
     parser.add_argument(
         "--as",
         dest="actor",
@@ -198,8 +202,8 @@ def _user() -> str | None:
 
 
 def _text(text: str) -> str:
-    if not text.strip():
-        raise ArgumentTypeError("give a name")
+    if not text.strip() or any("\ud800" <= one <= "\udfff" for one in text):  # as the shell's bytes that are no text
+        raise ArgumentTypeError("expected text, in the terminal's encoding")
     return text
 
 

@@ -240,7 +240,7 @@ def _print(finding: Finding) -> None:
 _LOGIN = """
     select session_user::text as login, i.prefix, r.rolsuper, pg_has_role(session_user, i.owner, 'member') as owns,
            array(select n from unnest(array['server', 'listener', 'biller', 'operator', 'reader']) n
-                 where pg_has_role(session_user, to_regrole(quote_ident(i.prefix || n)), 'member')) as roles
+                 where pg_has_role(session_user, to_regrole(quote_ident(i.prefix || n)), 'usage')) as roles
     from (select c.relowner as owner, regexp_replace(pg_get_userbyid(c.relowner), 'owner$', '') as prefix
           from pg_class c where c.oid = to_regclass('payments')) i
     join pg_roles r on r.rolname = session_user

@@ -84,7 +84,7 @@ class ImportSession(OperatorSession):
 
 async def import_file(session: OperatorSession, options: Namespace) -> ExitStatus:
     """Feed the lines of a file to a connection's adapter, and what they report to the queue."""
-    note = ": ".join(filter(None, (options.file.name, options.note)))
+    note = ": ".join(filter(None, (printable(options.file.name), options.note)))
     park = options.connection != "payments"  # as each has it on its endpoint
     counts: Counter[str] = Counter()
     lines = size = 0

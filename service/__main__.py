@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import getpass
 import os
 import shlex
 import shutil
@@ -22,6 +23,7 @@ Payment webhooks are up.
 
   apply now   POST http://{host}:{port}/webhooks-sync/payments
   queue       POST http://{host}:{port}/webhooks/payments
+  console     http://{admin_host}:{admin_port}/console
   docs        http://{admin_host}:{admin_port}/docs
   data        {data}
   database    {database}
@@ -52,7 +54,14 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             psql=shlex.join([sys.executable, "-m", "service", "psql"]),
         )
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(server.serve(settings, stop, on_started=lambda: print(banner, flush=True)))
+            tasks.create_task(
+                server.serve(
+                    settings,
+                    stop,
+                    on_started=lambda: print(banner, flush=True),
+                    local_operator=getpass.getuser(),
+                )
+            )
             tasks.create_task(listener.run(settings, stop))
 
 

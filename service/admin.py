@@ -1,12 +1,15 @@
 """What operators and their tools look at, on ADMIN_PORT: `/metrics`, and the pages that each process adds."""
 
 import asyncio
+import ipaddress
 import os
+import re
 from collections.abc import Awaitable, Callable, Iterable
+from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar
 
 import prometheus_client
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from service.environment import SettingsError
 from service.settings import Settings
@@ -15,6 +18,7 @@ READY_TIMEOUT = 2.0
 """Seconds that /readyz waits for the database."""
 HTTP_OPTIONS: dict[str, Any] = {"access_log": None, "auto_decompress": False, "keepalive_timeout": 10}
 """Limits of HTTP/1.1 are those that aiohttp checks. A connection that brings no whole request for 10 s is closed."""
+FORWARDING_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
 
 Handler: TypeAlias = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 Runner = TypeVar("Runner", bound=web.BaseRunner)
@@ -77,3 +81,21 @@ async def listen(runner: Runner, host: str, port: int, setting: str, *, shared: 
             f"{setting}: cannot listen on {host}:{port} ({os.strerror(error.errno or 0)}). Set another."
         ) from None
     return runner
+
+
+def is_local(request: web.BaseRequest) -> bool:
+    """Whether a request comes from this machine itself, under a name of it, and not through a proxy."""
+    host = re.sub(r":[0-9]*$", "", request.headers.get(hdrs.HOST, "")).strip("[]")
+    return (
+        (host == "localhost" or _is_loopback(host))
+        and _is_loopback(request.remote or "")
+        and not any(name in request.headers for name in FORWARDING_HEADERS)
+    )
+
+
+@lru_cache(maxsize=1024)
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

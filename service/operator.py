@@ -3,12 +3,12 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import asyncpg
 
-from service.database import Session
+from service.database import LOOK_TIMEOUT, STATEMENT_TIMEOUT, Connection, Session, UnavailableError
 
 PAGE = 50
 """Dead letters shown at once."""
@@ -81,6 +81,10 @@ class OperatorSession(Session):
         """retry_dead_letter(): back into the queue."""
         await self.fetch("select retry_dead_letter($1, $2, $3)", letter, note, actor)
 
+    async def newest_events(self, limit: int = 10) -> list[dict[str, Any]]:
+        """The events that came last, and their states, newest first."""
+        return await self.rows("select * from payment_event_states order by id desc limit $1", limit)
+
     async def event(self, event: int) -> dict[str, Any] | None:
         """The state of the event of this `payment_events.id`, with `letters` and `actions` about it."""
         if not (found := await self.rows(f"{_EVENT} where s.id = $1", event)):
@@ -107,6 +111,10 @@ class OperatorSession(Session):
         """The request of this `deliveries.id`; None where it is not kept, or not any more."""
         rows = await self.fetch("select body from deliveries where id = $1", delivery)
         return rows[0][0] if rows else None
+
+    async def actions(self, before: int, limit: int = PAGE) -> list[dict[str, Any]]:
+        """What operators did, newest first, from the one before the id `before`."""
+        return await self.rows(f"{_ACTIONS} where a.id < $1 order by a.id desc limit $2", before, limit)
 
     async def reassign(self, letter: int, invoice: int, actor: str, note: str | None = None) -> None:
         """reassign_dead_letter(): back into the queue, for another invoice."""
@@ -175,6 +183,10 @@ class OperatorSession(Session):
                 await connection.remove_listener(channel, hear)
         return time.perf_counter() - started
 
+    async def retry_reason(self, reason: str, limit: int, actor: str, note: str | None = None) -> int:
+        """retry_dead_letters(): how many of a reason are back in the queue, oldest first, at most `limit`."""
+        return int((await self.fetch("select retry_dead_letters($1, $2, $3, $4)", reason, limit, note, actor))[0][0])
+
 
 _EVENT = """
     select s.*, e.occurred_at, e.delivery_id from payment_event_states s join payment_events e on e.id = s.id
@@ -182,3 +194,36 @@ _EVENT = """
 _ACTIONS = """
     select a.*, e.connection, e.event_id from operator_actions a left join payment_events e on e.id = a.payment_event_id
 """
+
+
+class LookSession(OperatorSession):
+    """An operator's connection that keeps the database from nothing: a call ends after LOOK_TIMEOUT.
+
+    `hear` is called at each NOTIFY on the queue's channel; behind a pooler there is none.
+    """
+
+    def __init__(self, url: str, name: str, hear: Callable[[], None] | None = None):
+        super().__init__(url, name)
+        self._hear = hear
+
+    async def _connect(self) -> Connection:
+        connection = await super()._connect()
+        if self._hear is not None and not self.pooled:
+            hear = self._hear
+            try:
+                await connection.add_listener(await connection.fetchval("select queue_channel()"), lambda *_: hear())
+            except BaseException:
+                connection.terminate()
+                raise
+        return connection
+
+    async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """As Session.fetch(), within LOOK_TIMEOUT."""
+        try:
+            async with asyncio.timeout(STATEMENT_TIMEOUT):  # for a network that is dead
+                connection = await self.connection()
+                async with self._guard(), connection.transaction():
+                    await connection.execute(f"set local statement_timeout = '{LOOK_TIMEOUT} s'")
+                    return await connection.fetch(query, *arguments)
+        except TimeoutError:
+            raise UnavailableError(f"no answer within {STATEMENT_TIMEOUT:g} s") from None

@@ -2,12 +2,11 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import json
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, TypeAlias
 
 import structlog
@@ -17,6 +16,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from service import admin, docs, process
 from service.adapters import direct, standard_webhooks
 from service.adapters.adapter import Adapter, Delivery, Fact, FetchError
+from service.console.pages import Console
 from service.database import (
     LINK_OUTCOMES,
     DeadLetter,
@@ -56,7 +56,6 @@ PROBLEMS = {
 """HTTP status of each outcome that is no success, and the way out."""
 Endpoint: TypeAlias = tuple[tuple[str, ...], admin.Handler]
 """The methods that it takes, and what answers them."""
-FORWARDING_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
 
 _log = structlog.get_logger()
 _requests = Counter("payment_webhooks_requests", "Requests answered", ["endpoint", "status"])
@@ -241,7 +240,7 @@ class Server:
         if keys := self.settings.webhook_secrets:
             authentic = standard_webhooks.is_authentic(keys, Delivery(request.headers, body, time.time()))
         else:
-            authentic = _is_local(request)
+            authentic = admin.is_local(request) and hdrs.ORIGIN not in request.headers  # no page of a browser
         if not authentic:
             raise _unauthenticated()
 
@@ -332,26 +331,16 @@ def _problem(result: Result) -> Problem:
     return Problem(status, result.outcome.replace("_", "-"), f"{detail}. {way_out}")
 
 
-def _is_local(request: web.BaseRequest) -> bool:
-    """Whether a request comes from this machine itself, and neither through a proxy nor from a page of a browser."""
-    host = re.sub(r":[0-9]*$", "", request.headers.get(hdrs.HOST, "")).strip("[]")
-    return (
-        (host == "localhost" or _is_loopback(host))
-        and _is_loopback(request.remote or "")
-        and not any(name in request.headers for name in (*FORWARDING_HEADERS, hdrs.ORIGIN))
-    )
-
-
-@lru_cache(maxsize=1024)
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
-
-
-async def serve(settings: Settings, stop: asyncio.Event, on_started: Callable[[], object] = lambda: None) -> None:
+async def serve(
+    settings: Settings,
+    stop: asyncio.Event,
+    on_started: Callable[[], object] = lambda: None,
+    *,
+    local_operator: str | None = None,
+) -> None:
     """Serve until `stop`, then answer what was accepted; `on_started` is called once it listens.
+
+    `local_operator` may use the console from this machine without a token, where there are no OPERATOR_TOKENS.
 
     Raises SettingsError when nothing is switched on or a port cannot be had.
     """
@@ -362,11 +351,12 @@ async def serve(settings: Settings, stop: asyncio.Event, on_started: Callable[[]
             "or ALLOW_UNSIGNED=true to take unsigned events from this machine only."
         )
     server = Server(settings)
+    console = Console(settings, local_operator) if settings.operator_tokens or local_operator else None
     runners: list[web.BaseRunner] = []
     try:
         url = f"http://{settings.host}:{settings.port}"
         pages = docs.routes(url, signed=bool(settings.webhook_secrets))
-        runners.append(await admin.start(settings, pages))
+        runners.append(await admin.start(settings, [*pages, *(console.routes() if console else ())]))
         runners.append(await admin.listen(server.runner(), settings.host, settings.port, "PORT", shared=True))
         _log.info(
             "server_started",
@@ -381,6 +371,8 @@ async def serve(settings: Settings, stop: asyncio.Event, on_started: Callable[[]
         await stop.wait()
         _log.info("server_stopping")
     finally:
+        if console is not None:
+            await console.close()
         for runner in reversed(runners):
             await runner.cleanup()
         await server.close()

@@ -4,9 +4,11 @@ Each field is the environment variable of the same name in capitals. A secret ma
 `<NAME>_FILE` names. Secrets and the database's URL never show in a repr, a log line or an error.
 """
 
+import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
@@ -35,6 +37,36 @@ def _webhook_secrets(value: object) -> object:
     return tuple(map(_webhook_secret, value.split(","))) if isinstance(value, str) else value
 
 
+class OperatorToken(NamedTuple):
+    """Who may use the console, and whether to act there; of the token only its SHA-256 is kept."""
+
+    name: str
+    digest: bytes
+    may_act: bool
+
+
+_OPERATOR_TOKEN = re.compile(r"(?P<name>[\w.@-]{1,63}):(?P<token>[!-9;-~]{24,255})(?P<read>:read)?", re.ASCII)
+
+
+def _operator_tokens(value: object) -> object:
+    """The tokens of a text. Raises ValueError, which does not repeat them."""
+    if not isinstance(value, str):
+        return value
+    found = [_OPERATOR_TOKEN.fullmatch(part.strip()) for part in value.split(",")]
+    tokens = [
+        OperatorToken(one["name"], hashlib.sha256(one["token"].encode()).digest(), not one["read"])
+        for one in found
+        if one is not None
+    ]
+    if len({one.name for one in tokens}) < len(found) or len({one.digest for one in tokens}) < len(found):
+        raise ValueError(
+            "expected name:token, or name:token:read for one that may only look, several separated by commas. A token "
+            "is 24 to 255 characters without a colon; each name and each token once. "
+            """Make one: python3 -c "import secrets; print(secrets.token_urlsafe(32))\""""
+        )
+    return tuple(tokens)
+
+
 class Settings(BaseModel):
     """The settings of every process; each takes those it needs."""
 
@@ -48,6 +80,9 @@ class Settings(BaseModel):
     port: int = Field(default=8080, ge=0, le=65535)
     admin_host: str = "127.0.0.1"
     admin_port: int = Field(default=8081, ge=0, le=65535)
+    operator_tokens: Annotated[tuple[OperatorToken, ...], BeforeValidator(_operator_tokens)] = Field(
+        default=(), repr=False
+    )
     webhook_secrets: Annotated[tuple[bytes, ...], BeforeValidator(_webhook_secrets)] = Field(default=(), repr=False)
     allow_unsigned: bool = False
     request_deadline: float = Field(default=4, gt=0, le=60)

@@ -1,0 +1,101 @@
+"""One look at the status for everybody who watches: by NOTIFY, by the poll where none comes, and never in a hurry."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from service.database import RejectedError, UnavailableError
+from service.operator import LookSession
+
+POLL = 2.0
+"""Seconds between two looks when nothing is heard, at most."""
+SPACING = 0.5
+"""Seconds between two looks, at least."""
+SETTLING = 0.05
+"""Seconds from a NOTIFY to the look: the listener that it woke needs a few milliseconds."""
+SHARE = 10
+"""A look that took long is repeated after so many times as long."""
+
+
+class Watcher:
+    """The status and the newest events, at most SPACING old, and a stream of what `render` makes of them.
+
+    While nobody watches it asks nothing. `poll_interval` is in seconds.
+    """
+
+    def __init__(self, url: str, poll_interval: float, render: Callable[[dict[str, Any]], bytes]):
+        self._heard = asyncio.Event()
+        self._session = LookSession(url, "payment_webhooks console watcher", self._heard.set)
+        self._poll = min(poll_interval, POLL)
+        self._render = render
+        self._lock = asyncio.Lock()
+        self._last: tuple[float, dict[str, Any]] | None = None
+        self._watching = 0
+        self._closed = False
+        self._task: asyncio.Task[None] | None = None
+        self._next: asyncio.Future[bytes | None] | None = None
+
+    async def status(self) -> dict[str, Any]:
+        """OperatorSession.status() and `newest`, the last events; or `error`, why there are none."""
+        async with self._lock:
+            now = asyncio.get_running_loop().time()
+            if self._last is None or now >= self._last[0] + SPACING:
+                try:
+                    found = await self._session.status() | {
+                        "newest": await self._session.newest_events(),
+                        "error": None,
+                    }
+                except (UnavailableError, RejectedError) as error:
+                    found = {"error": str(error)}
+                self._last = (asyncio.get_running_loop().time(), found)
+            return self._last[1]
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """While inside, somebody watches."""
+        self._watching += 1
+        if (self._task is None or self._task.done()) and not self._closed:
+            self._task = asyncio.create_task(self._run())
+        try:
+            yield
+        finally:
+            self._watching -= 1
+
+    async def next(self) -> bytes | None:
+        """What is rendered next, the same bytes for everybody; None once closed. Who comes late misses some."""
+        if self._closed:
+            return None
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+        return await asyncio.shield(self._next)
+
+    async def close(self) -> None:
+        """End every stream and leave the database."""
+        self._closed = True
+        self._publish(None)
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self._session.close()
+
+    def _publish(self, data: bytes | None) -> None:
+        if self._next is not None:
+            self._next.set_result(data)
+            self._next = None
+
+    async def _run(self) -> None:
+        clock = asyncio.get_running_loop().time
+        while self._watching:
+            started = clock()
+            self._heard.clear()
+            self._publish(self._render(await self.status()))
+            await asyncio.sleep(max(SPACING, SHARE * (clock() - started)))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(started + self._poll):
+                    await self._heard.wait()
+                    await asyncio.sleep(SETTLING)
+        self._task = None
+        async with self._lock:
+            await self._session.close()

@@ -58,10 +58,7 @@ class OperatorSession(Session):
 
     async def events(self, text: str) -> list[dict[str, Any]]:
         """find_payment_events(): the events, and their states, that have this event id or reference."""
-        query = (
-            "select s.* from find_payment_events($1) f (id) join payment_event_states s on s.id = f.id order by s.id"
-        )
-        return await self.rows(query, text)
+        return await self.rows(f"{_STATES} where s.id in (select find_payment_events($1)) order by s.id", text)
 
     async def invoice(self, invoice: int) -> dict[str, Any] | None:
         """An invoice's balance, with its `references` and its `timeline`."""
@@ -83,11 +80,11 @@ class OperatorSession(Session):
 
     async def newest_events(self, limit: int = 10) -> list[dict[str, Any]]:
         """The events that came last, and their states, newest first."""
-        return await self.rows("select * from payment_event_states order by id desc limit $1", limit)
+        return await self.rows(f"{_STATES} order by s.id desc limit $1", limit)
 
     async def event(self, event: int) -> dict[str, Any] | None:
         """The state of the event of this `payment_events.id`, with `letters` and `actions` about it."""
-        if not (found := await self.rows(f"{_EVENT} where s.id = $1", event)):
+        if not (found := await self.rows(f"{_STATES} where s.id = $1", event)):
             return None
         letters = (
             "select * from dead_letters where payment_event_id = $1 or (connection, event_id) = ($2, $3) order by id"
@@ -188,8 +185,9 @@ class OperatorSession(Session):
         return int((await self.fetch("select retry_dead_letters($1, $2, $3, $4)", reason, limit, note, actor))[0][0])
 
 
-_EVENT = """
-    select s.*, e.occurred_at, e.delivery_id from payment_event_states s join payment_events e on e.id = s.id
+_STATES = """
+    select s.*, i.currency as invoice_currency, e.occurred_at, e.delivery_id
+    from payment_event_states s join payment_events e on e.id = s.id left join invoices i on i.id = s.invoice_id
 """
 _ACTIONS = """
     select a.*, e.connection, e.event_id from operator_actions a left join payment_events e on e.id = a.payment_event_id

@@ -331,7 +331,7 @@ def test_what_cannot_be_seen_is_escaped() -> None:
         visible("a\u202eb\u200bc\x00\x9f\u2028\ufeff\udcff é 漢")
         == "a\\u202eb\\u200bc\\x00\\x9f\\u2028\\ufeff\\udcff é 漢"
     )
-    assert body(b'{\n\t"a": "\xff\x1b"}\r\n') == '{\n\t"a": "\\xff\\x1b"}\\r\n'
+    assert body(b"{\n\t<\xff\x1b>}\r\n") == "{\n\t&lt;\\xff\\x1b&gt;}\\r\n"
 
 
 def test_amounts_are_in_the_currencys_own_decimals() -> None:

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from service.adapters import money
 from service.adapters.payload import UnusableError
@@ -58,9 +58,9 @@ def amount(minor: int | Decimal | None, currency: str | None) -> str:
         return f"{minor} minor units"
 
 
-def body(content: bytes) -> str:
-    """A request's body as text; bytes that are no UTF-8 are escaped."""
-    return visible(content.decode("utf-8", "backslashreplace"), keep="\n\t")
+def body(content: bytes) -> Markup:
+    """A request's body as text in its lines; bytes that are no UTF-8 are escaped."""
+    return escape(visible(content.decode("utf-8", "backslashreplace"), keep="\n\t"))
 
 
 def chart(timeline: Sequence[Mapping[str, Any]], owed: int) -> dict[str, Any]:

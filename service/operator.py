@@ -58,7 +58,8 @@ class OperatorSession(Session):
 
     async def events(self, text: str) -> list[dict[str, Any]]:
         """find_payment_events(): the events, and their states, that have this event id or reference."""
-        return await self.rows(f"{_STATES} where s.id in (select find_payment_events($1)) order by s.id", text)
+        found = [row[0] for row in await self.fetch("select find_payment_events($1)", text)]
+        return await self.rows(f"{_STATES} where s.id = any($1::bigint[]) order by s.id", found)
 
     async def invoice(self, invoice: int) -> dict[str, Any] | None:
         """An invoice's balance, with its `references` and its `timeline`."""

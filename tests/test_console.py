@@ -413,6 +413,7 @@ async def test_all_of_a_reason_are_retried_at_once(console: Browser, db: Connect
     assert (await console.act("/console/retry", reason="other"))[0] == 303
     assert await recorded(db) == []
     assert (await console.act("/console/retry", reason="currency_mismatch", note="mended"))[0] == 303
+    assert "4 of them are back in the queue" in (await console.get(console.headers["Location"]))[1]
     assert await recorded(db) == [("alice", "retried", number, "mended") for number in (1, 2, 3, 4)]
 
 

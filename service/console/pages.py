@@ -47,7 +47,7 @@ DONE = {
     "retried": "It is back in the queue.",
     "reassigned": "It is back in the queue, for the other invoice.",
     "dismissed": "It is dismissed. It can still be retried.",
-    "bulk": "They are back in the queue.",
+    "bulk": "{count} of them are back in the queue.",
 }
 REFUSED = {
     "PW001": "There is no such invoice. Insert it first, or give the id of another.",
@@ -147,7 +147,9 @@ class Console:
                 "operator": operator,
                 "by_token": self._access.by_token,
                 "path": request.path,
-                "notice": DONE.get(request.query.get("done", "")),
+                "notice": DONE.get(request.query.get("done", ""), "").format(
+                    count=re.sub("[^0-9]", "", request.query.get("count", ""))
+                ),
             }
             | values,
         )
@@ -295,8 +297,8 @@ class Console:
     async def _retry_reason(self, request: web.Request, operator: Operator) -> web.Response:
         form = await _checked(request, operator)
         async with self._database() as database:
-            await database.retry_reason(_text(form.get("reason", "")), BULK, operator.name, _note(form))
-        return _see("/console/dead?done=bulk")
+            count = await database.retry_reason(_text(form.get("reason", "")), BULK, operator.name, _note(form))
+        return _see(f"/console/dead?done=bulk&count={count}")
 
 
 def _message(html: str) -> bytes:

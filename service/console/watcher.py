@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ SHARE = 10
 
 
 class Watcher:
-    """The status and the newest events, at most SPACING old, and a stream of what `render` makes of them.
+    """The status and the newest events, as of the last look, and a stream of what `render` makes of them.
 
     While nobody watches it asks nothing. `poll_interval` is in seconds.
     """
@@ -30,7 +31,8 @@ class Watcher:
         self._poll = min(poll_interval, POLL)
         self._render = render
         self._lock = asyncio.Lock()
-        self._last: tuple[float, dict[str, Any]] | None = None
+        self._last: dict[str, Any] = {}
+        self._next_look = -math.inf
         self._watching = 0
         self._closed = False
         self._task: asyncio.Task[None] | None = None
@@ -39,17 +41,15 @@ class Watcher:
     async def status(self) -> dict[str, Any]:
         """OperatorSession.status() and `newest`, the last events; or `error`, why there are none."""
         async with self._lock:
-            now = asyncio.get_running_loop().time()
-            if self._last is None or now >= self._last[0] + SPACING:
+            clock = asyncio.get_running_loop().time
+            if (started := clock()) >= self._next_look:
                 try:
-                    found = await self._session.status() | {
-                        "newest": await self._session.newest_events(),
-                        "error": None,
-                    }
+                    self._last = await self._session.status() | {"error": None}
+                    self._last["newest"] = await self._session.newest_events()
                 except (UnavailableError, RejectedError) as error:
-                    found = {"error": str(error)}
-                self._last = (asyncio.get_running_loop().time(), found)
-            return self._last[1]
+                    self._last = {"error": str(error)}
+                self._next_look = clock() + max(SPACING, SHARE * (clock() - started))
+            return self._last
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -91,7 +91,7 @@ class Watcher:
             started = clock()
             self._heard.clear()
             self._publish(self._render(await self.status()))
-            await asyncio.sleep(max(SPACING, SHARE * (clock() - started)))
+            await asyncio.sleep(self._next_look - clock())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(started + self._poll):
                     await self._heard.wait()

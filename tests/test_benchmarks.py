@@ -48,7 +48,7 @@ def test_a_chart_of_nothing_but_zeros_or_of_one_point_is_drawn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(10_000_000, "10 M"), (2500, "2,500"), (12.34, "12.3"), (0.0512, "0.0512"), (0, "0")]
+    ("number", "text"), [(10_000_000, "10 M"), (2500, "2,500"), (12.34, "12.3"), (0.0512, "0.0512"), (2.7e-13, "0")]
 )
 def test_numbers_are_short(number: float, text: str) -> None:
     assert short(number) == text

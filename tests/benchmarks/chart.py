@@ -58,6 +58,7 @@ def line_chart(
 
 def short(number: float) -> str:
     """The number as an axis or a table shows it: 10 M, 2,500, 12.3, 0.05."""
+    number = round(number, 6)
     if number and number % 1e6 == 0:
         return f"{number / 1e6:g} M"
     return f"{number:,.0f}" if abs(number) >= 100 or number == int(number) else f"{number:.3g}"

@@ -150,4 +150,4 @@ async def _tell_statements(db: Connection, report: Report, function: str, events
     for row in await db.fetch(STATEMENTS, rf"from {function}\("):
         text = f"**{function}, all of it**" if row["toplevel"] else f"`{' '.join(row['query'].split())[:80]}`"
         rows.append([text, row["us"] / events])
-    report.table([f"statements of {function}", "µs an event"], rows)
+    report.table([f"statements of {function}", "µs an event, with what it calls"], rows)

@@ -5,7 +5,7 @@ from functools import partial
 from statistics import median
 from typing import NamedTuple, TypeAlias
 
-from tests.benchmarks.load import BATCH, CLAIM, HERE, PROCESS, Measured, drain, run_batches, run_pgbench
+from tests.benchmarks.load import BATCH, CLAIM, HERE, Measured, drain, run_batches, run_pgbench
 from tests.benchmarks.report import Cell, progress
 from tests.benchmarks.scale import Scale
 from tests.benchmarks.target import Database
@@ -29,7 +29,7 @@ async def _single(database: Database, _: int) -> Measured:
 
 
 async def _process(database: Database, _: int, connections: int = 1) -> Measured:
-    return await drain(database, connections, PROCESS)
+    return await drain(database, connections)
 
 
 def cases(*, references: bool) -> list[Case]:

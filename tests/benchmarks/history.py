@@ -137,7 +137,7 @@ async def hot_plans(database: Database, report: Report) -> None:
             "set auto_explain.log_parameter_max_length = 0; set client_min_messages = log"
         )
         process = "select * from process_payment_queue($1, -1)"
-        batches = make_batches(4 * BATCH, BATCH, database.invoices, references=True)
+        batches = make_batches(4, database.invoices, references=True)
         await db.fetch(APPLY, *batches[0])  # plans are made once a connection: the second batch is as all that follow
         await db.fetch(ENQUEUE, *batches[1])
         await db.fetch(process, CLAIM)

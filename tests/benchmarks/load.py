@@ -19,6 +19,7 @@ from tests.benchmarks.target import Connection, Database
 
 HERE = Path(__file__).parent
 BATCH = 50  # events in a call of the set-wise functions, what the server's group commit sees at some load
+BODY = 600  # bytes
 CLAIM = 500  # events in a call of process_payment_queue()
 PROCESS = "select claimed from process_payment_queue($1)"
 PARAMETERS = (
@@ -91,26 +92,24 @@ class Cpu:
         return Measured(events, seconds, server, client, self.machine - earlier.machine - server - client)
 
 
-def make_batches(
-    events: int, size: int, invoices: int, *, body_bytes: int = 600, references: bool = False
-) -> list[Any]:
-    """Arguments for APPLY and ENQUEUE: random event ids on random invoices, each event with a body of its own."""
+def make_batches(number: int, invoices: int, *, references: bool) -> list[Any]:
+    """Arguments for APPLY and ENQUEUE, BATCH events each: random event ids and invoices, a body for each."""
     random = Random()  # noqa: S311 - the ids need to be scattered, not secret
     occurred = datetime.now(UTC)
     batches = []
-    for _ in range(0, events, size):
-        ids = [f"evt_{random.getrandbits(96):024x}" for _ in range(size)]
+    for _ in range(number):
+        ids = [f"evt_{random.getrandbits(96):024x}" for _ in range(BATCH)]
         heads = [f'{{"id":"{event}","type":"charge.succeeded","currency":"usd","data":"'.encode() for event in ids]
         batches.append((
             ids,
-            [random.randint(1, invoices) for _ in range(size)],
-            [100] * size,
-            ["stripe"] * size,
-            ["USD"] * size,
-            [f"ch_{random.getrandbits(96):024x}" for _ in range(size)] if references else None,
-            [occurred] * size,
-            [head + b"x" * (body_bytes - len(head) - 2) + b'"}' for head in heads] if body_bytes else None,
-            ["application/json"] * size if body_bytes else None,
+            [random.randint(1, invoices) for _ in range(BATCH)],
+            [100] * BATCH,
+            ["stripe"] * BATCH,
+            ["USD"] * BATCH,
+            [f"ch_{random.getrandbits(96):024x}" for _ in range(BATCH)] if references else None,
+            [occurred] * BATCH,
+            [head + b"x" * (BODY - len(head) - 2) + b'"}' for head in heads],
+            ["application/json"] * BATCH,
         ))  # fmt: skip
     return batches
 
@@ -156,7 +155,7 @@ async def run_batches(database: Database, events: int, *, script: str, reference
     """Put `events` events to the server in batches over two connections; the script names the function."""
     share = events // BATCH // 2
     async with database.connect() as db:
-        await lay_out_batches(db, make_batches(2 * share * BATCH, BATCH, database.invoices, references=references))
+        await lay_out_batches(db, make_batches(2 * share, database.invoices, references=references))
     return await run_pgbench(database, script, events_a_call=BATCH, clients=2, calls=share, share=share, n=0)
 
 

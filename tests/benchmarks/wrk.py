@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service import connections
+from tests.benchmarks.report import progress
 
 SCRIPT = Path(__file__).with_suffix(".lua")
 SYNC, QUEUE, STRIPE = "/webhooks-sync/payments", "/webhooks/payments", "/webhooks/stripe"
@@ -25,14 +26,13 @@ ENVIRONMENT = {"ALLOW_UNSIGNED": "true", "STRIPE_WEBHOOK_SECRETS": SECRET}
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers of one run: a second, the latency in ms, and the share that was no success."""
+    """Answers of one run: how many, how many a second, and the percentiles of their latency in ms."""
 
     number: int
     rate: float
     p50: float
     p99: float
     p999: float
-    refused: float
 
 
 async def wrk(
@@ -40,7 +40,8 @@ async def wrk(
 ) -> Answers:
     """Send from so many connections, each waiting for its answer and then `pause_ms` on average.
 
-    With `mixed` the path is left to the script. Raises SystemExit where connections broke or plain events were refused.
+    With `mixed` the path is left to the script. Raises SystemExit where more than one request in a hundred broke off or
+    was refused (of the mixed ones some are meant to be).
     """
     program = shutil.which("wrk")
     if program is None:
@@ -50,7 +51,7 @@ async def wrk(
         if path == STRIPE:
             what = signed.name
             sign_events(Path(what), round(MOST_SIGNED * seconds), invoices)
-        command = [program, "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "-s", str(SCRIPT)]
+        command = [program, "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--timeout=10s", "-s", str(SCRIPT)]
         command += [
             f"http://127.0.0.1:{port}{path}",
             "--",
@@ -61,9 +62,11 @@ async def wrk(
         ]
         run = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True)
     number, duration, p50, p99, p999, refused, broken = map(int, run.stdout.rpartition("measured ")[2].split())
-    if broken or (refused and not mixed):
-        raise SystemExit(f"{refused} events were refused, {broken} connections broke: {run.stdout}")
-    return Answers(number, number / duration * 1e6, p50 / 1e3, p99 / 1e3, p999 / 1e3, refused / max(1, number))
+    if failed := broken + (0 if mixed else refused):
+        progress(f"{refused} events were refused, {broken} connections broke")
+        if failed > number / 100:
+            raise SystemExit(f"Too many failed to go on: {run.stdout}")
+    return Answers(number, number / duration * 1e6, p50 / 1e3, p99 / 1e3, p999 / 1e3)
 
 
 def sign_events(file: Path, number: int, invoices: int) -> None:

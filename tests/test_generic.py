@@ -80,6 +80,21 @@ async def test_github_signs_so(vector: dict[str, Any]) -> None:
             {"timestamp_prefix": "ts=", "prefix": "h1=", "separator": ";", "signed": "{timestamp}:{body}"},
             {"X-Signature": f"ts={STAMP};h1={mac(STAMP.encode() + b':' + BODY)}"},
         ),
+        (
+            {
+                "id_header": "svix-id",
+                "timestamp_header": "svix-timestamp",
+                "header": "svix-signature",
+                "separator": " ",
+                "prefix": "v1,",
+                "signed": "{id}.{timestamp}.{body}",
+            },
+            {
+                "svix-id": "{body}",
+                "svix-timestamp": STAMP,
+                "svix-signature": "v1,00 v1," + mac(b"{body}." + STAMP.encode() + b"." + BODY),
+            },
+        ),
         ({"signed": "https://shop.example/hook{body}"}, {"X-Signature": mac(b"https://shop.example/hook" + BODY)}),
         ({"signed": "{body}|end"}, {"X-Signature": mac(BODY + b"|end")}),
     ],
@@ -109,6 +124,17 @@ async def test_a_timestamp_is_recent_and_only_one(place: dict[str, Any]) -> None
             name: value.replace("1790000000", stamp, 1) for name, value in adapter.sign(BODY, NOW).items()
         }  # 42, 45
         assert not await adapter.is_authentic(Delivery(CIMultiDict(headers), BODY, NOW))
+
+
+async def test_a_signed_id_has_to_be_there() -> None:
+    adapter = example("generic", id_header="X-Id", signed="{id}.{body}")
+    delivery = signed(adapter, BODY)
+    assert await adapter.is_authentic(delivery)
+    for headers in ({"X-Id": "another"}, {"X-Id": ""}, {}):
+        changed = CIMultiDict({"X-Signature": delivery.headers["X-Signature"]} | headers)
+        assert not await adapter.is_authentic(delivery._replace(headers=changed))  # 46
+    nameless = {"X-Signature": mac(b"." + BODY), "X-Id": ""}
+    assert not await adapter.is_authentic(Delivery(CIMultiDict(nameless), BODY, NOW))
 
 
 @pytest.mark.parametrize(
@@ -199,6 +225,9 @@ async def test_a_sample_is_of_the_configured_shape(settings: dict[str, Any]) -> 
         ("signed", {"timestamp_prefix": "t="}),
         ("signed", {"signed": "{timestamp}.{body}"}),
         ("signed", {"signed": "body"}),
+        ("signed", {"signed": "{id}.{body}"}),
+        ("signed", {"id_header": "X-Id"}),
+        ("signed", {"id_header": "X-Id", "signed": "{body}.{id}"}),
         ("signed", {"signed": "{body}{body}"}),
         ("tolerance", {"tolerance": 0}),
         ("event_type", {"event_type": []}),

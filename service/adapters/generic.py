@@ -44,6 +44,8 @@ class Generic(HmacAdapter):
     """With it begins the part of `header` that is the timestamp, such as "t="."""
     tolerance: int = Field(default=300, ge=1, le=86_400)
     """Seconds that a timestamp may be off, either way."""
+    id_header: Header | None = None
+    """Carries the message's id, where that is signed too."""
     signed: str = Field(default="{body}", validate_default=True)
     """The string that is signed, such as "{timestamp}.{body}"."""
 
@@ -101,9 +103,12 @@ class Generic(HmacAdapter):
     @classmethod
     def _signs_body_and_timestamp(cls, signed: str, info: ValidationInfo) -> str:
         timed = any(info.data.get(f"timestamp_{place}") for place in ("header", "prefix"))
-        if signed.count("{body}") != 1 or signed.count("{timestamp}") != int(timed):
+        before = signed.partition("{body}")[0]
+        wanted = {"{body}": 1, "{timestamp}": int(timed), "{id}": int(info.data.get("id_header") is not None)}
+        if any(signed.count(name) != times for name, times in wanted.items()) or before.count("{id}") != wanted["{id}"]:
             raise ValueError(
-                "expected {body} once, and {timestamp} once if timestamp_header or timestamp_prefix is set, else not"
+                "expected {body} once, {timestamp} once if timestamp_header or timestamp_prefix is set, else not, "
+                "and before {body} {id} once if id_header is set, else not"
             )
         return signed
 
@@ -130,7 +135,7 @@ class Generic(HmacAdapter):
 
     @property
     def scheme(self) -> HmacScheme:
-        return HmacScheme(**{name: getattr(self, name) for name in HmacScheme._fields if name in Generic.model_fields})
+        return HmacScheme(**{name: getattr(self, name) for name in HmacScheme._fields})
 
     @property
     def keys(self) -> Sequence[bytes]:

@@ -89,7 +89,7 @@ class HmacAdapter(Adapter):
         return self.scheme.is_authentic(self.keys, delivery)
 
     def sign(self, body: bytes, now: float) -> Mapping[str, str]:
-        return self.scheme.headers(self.keys[0], body, now)
+        return self.scheme.headers(self.keys[0], body, now, f"msg_{now:.0f}")
 
 
 def mac(key: bytes, message: bytes, algorithm: str = "sha256", encoding: Literal["hex", "base64"] = "hex") -> str:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-from tests.benchmarks import database, history, http, listener, profile, retention, soak
+from tests.benchmarks import consoles, database, history, http, listener, profile, retention, soak
 from tests.benchmarks.report import Report, progress
 from tests.benchmarks.scale import QUICK, Scale
 from tests.benchmarks.target import Target, serving
@@ -37,6 +37,7 @@ PARTS = {
     "history": Part("As the history grows", history.run, {}),
     "soak": Part("An hour's mixed traffic", soak.run, soak.SETTINGS),
     "retention": Part("Pruning request bodies", retention.run, {}),
+    "consoles": Part("Open consoles", consoles.run, {}),
     "profile": Part("Where the time of one event goes", profile.run, profile.SETTINGS),
 }
 

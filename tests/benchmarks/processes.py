@@ -24,13 +24,13 @@ class Process:
         self.pid = process.pid
         self.port = port
         self._process = process
-        self._admin = f"http://127.0.0.1:{admin_port}"
+        self.admin = f"http://127.0.0.1:{admin_port}"
         self._log = log
 
     async def get(self, path: str) -> str:
         """What its ADMIN_PORT answers; empty where it is not up."""
         with contextlib.suppress(aiohttp.ClientError):
-            async with aiohttp.ClientSession() as session, session.get(self._admin + path) as response:
+            async with aiohttp.ClientSession() as session, session.get(self.admin + path) as response:
                 return await response.text() if response.ok else ""
         return ""
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import getpass
 import os
 import shlex
 import shutil
@@ -59,7 +58,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                     settings,
                     stop,
                     on_started=lambda: print(banner, flush=True),
-                    local_operator=getpass.getuser(),
+                    local_operator=commands.user() or "local",
                 )
             )
             tasks.create_task(listener.run(settings, stop))

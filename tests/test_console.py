@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from service import admin, embedded, listener, migrate, server
@@ -22,7 +23,7 @@ from tests import calls
 from tests.calls import Event
 from tests.conftest import Connection
 from tests.console import ALICE, BOB, TOKENS, Browser, browser, opened, operator_url, text_of
-from tests.http_service import free_port
+from tests.http_service import Process, free_port
 from tests.sessions import until
 
 HOSTILE = "</pre><script>alert(1)</script>\"'><img src=x onerror=alert(1)>\x1b[31m\u202egpj.exe\u2066"
@@ -98,6 +99,17 @@ async def test_without_tokens_this_machine_itself_needs_none_and_acts_as_its_use
             status, page = await one.get("/console", **headers)
             assert status == 403
             assert "OPERATOR_TOKENS" in page
+
+
+async def test_everything_on_one_machine_has_a_console_of_its_own(database_url: str) -> None:
+    process = Process("service", database_url)
+    async with aiohttp.ClientSession() as session:
+        await process.up(session)
+    async with browser(f"http://127.0.0.1:{process.admin_port}") as one:
+        assert (await one.get("/console"))[0] == 200
+        assert (await one.get("/console", **{"X-Forwarded-For": "10.1.2.3"}))[0] == 403
+    _, said = await process.end()
+    assert f"http://127.0.0.1:{process.admin_port}/console" in said
 
 
 async def test_with_tokens_this_machine_needs_one_too(database_url: str) -> None:
@@ -278,6 +290,11 @@ async def test_search_finds_by_event_id_reference_and_invoice(console: Browser, 
     _, page = await console.get(f"/console/search?q={text}")
     assert re.search(r'href="/console/(event|invoice)/\d+"', page)
     assert not re.search(r'href="/console/(event|invoice)/\d+"', (await console.get("/console/search?q=%00nothing"))[1])
+
+
+async def test_search_finds_a_dead_letter_that_is_no_event(console: Browser, db: Connection) -> None:
+    await db.execute("select store_dead_letter('adyen', 'bad_amount', 'why', '\\x00', null, '8836')")
+    assert 'href="/console/dead/2"' in (await console.get("/console/search?q=8836"))[1]
 
 
 async def test_a_read_only_token_sees_no_body_and_changes_nothing(console: Browser, db: Connection) -> None:
@@ -483,7 +500,7 @@ async def test_a_payment_shows_on_every_open_page_soon_after_it_came(
             await one.get()
             await two.get()
             await calls.enqueue(db, Event("live-1", 1, 4200))
-            async with asyncio.timeout(watcher.POLL + 1):
+            async with asyncio.timeout(10):
                 while "live-1" not in (message := await one.get()):
                     pass
                 while "live-1" not in (other := await two.get()):

@@ -189,15 +189,16 @@ def _recorded(parser: ArgumentParser, *, required: bool = False) -> None:
         dest="actor",
         metavar="NAME",
         type=_text,
-        default=_user(),
+        default=user(),
         help="record it under this name (%(default)s)",
     )
 
 
-def _user() -> str | None:
+def user() -> str | None:
+    """Who uses this machine; None for a container's user without a name."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name: then the login's counts
+    except (KeyError, OSError):  # then the database's login counts
         return None
 
 

@@ -258,8 +258,9 @@ class Console:
         text = _text(request.query.get("q", "").strip())
         async with self._database() as database:
             events = await database.events(text)
+            letters = await database.letters_named(text)
             invoices = await database.invoices(text)
-        return self._page(request, operator, "search.html", q=text, events=events, invoices=invoices)
+        return self._page(request, operator, "search.html", q=text, events=events, letters=letters, invoices=invoices)
 
     async def _actions(self, request: web.Request, operator: Operator) -> web.Response:
         before = _number(request.query.get("before", "9" * 18), "before")

@@ -145,6 +145,17 @@ class OperatorSession(Session):
         )
         return {row[0]: row[1] for row in rows}
 
+    async def unread(self, letters: Sequence[int] | None, reason: str | None) -> list[dict[str, Any]]:
+        """Open dead letters (of `letters`, of `reason`) that are no events, each with its `body`, while it is kept."""
+        query = """
+            select l.id, l.connection, l.reason, d.body, d.content_type
+            from open_dead_letters l join deliveries d on d.id = l.delivery_id
+            where l.payment_event_id is null and ($1::bigint[] is null or l.id = any($1))
+              and ($2::text is null or l.reason = $2)
+            order by l.id
+        """
+        return await self.rows(query, letters, reason)
+
     async def events_of(self, letters: Sequence[int]) -> dict[int, int]:
         """The event of each of these dead letters that has one."""
         query = "select id, payment_event_id from dead_letters where id = any($1) and payment_event_id is not null"

@@ -31,7 +31,7 @@ from tests.providers import EXAMPLES, FETCHED, example, facts
 from tests.sessions import until
 
 HOSTILE = "evt\x1b[2J\x07\u202e\n\x9b\u2028x"
-WORDS = "status", "doctor", "invoice", "event", "dead", "retry", "reassign", "dismiss", "import", "prune"
+WORDS = "status", "doctor", "invoice", "event", "dead", "retry", "reread", "reassign", "dismiss", "import", "prune"
 
 
 class Said(NamedTuple):
@@ -541,6 +541,36 @@ async def test_what_the_providers_api_does_not_confirm_can_be_imported_again(
     assert said.status == 1
     assert "line 1: not confirmed: the provider's API did not tell" in said.err
     assert await counts(db, "payment_events", "dead_letters") == [0, 0]
+
+
+async def test_bodies_are_read_anew_once_a_setting_is_mended(command: Command, db: Connection) -> None:
+    stripe = example("stripe")
+    test_mode = stripe.model_copy(update={"mode": "test"})
+    bodies = [test_mode.sample("1", 100, "USD"), b"no JSON"]
+    for body in bodies:
+        [letter] = await facts(stripe, body)
+        await db.execute("select store_dead_letter($1, $2, $3, $4, $5)", *letter[:5])
+    first, second = [row["id"] for row in await db.fetch("select id from open_dead_letters order by id")]
+    everything = "reread", str(first), str(second), "--as", "ann"
+
+    as_before = await command(*everything, connections=(stripe,))
+    tried = await command(*everything, "--dry-run", connections=(test_mode,))
+    assert (as_before.status, as_before.out.splitlines()[-1]) == (1, "0 read anew and closed, 2 as before.")
+    assert (tried.status, tried.out.splitlines()[-1]) == (1, "1 read anew and closed, 1 as before. Nothing was done.")
+    assert await counts(db, "payment_events", "open_dead_letters") == [0, 2]
+
+    said = await command(*everything, connections=(test_mode,))
+    assert (said.status, said.out.splitlines()[0]) == (1, f"{first}: queued")
+    assert said.out.splitlines()[1].startswith(f"{second}: dead letter (unreadable)")
+    await drain(db)
+    assert (await balance(db, 1))[1] == 100
+    assert await actions(db) == [("ann", "imported", None), ("ann", "dismissed", "read anew: queued")]
+
+    again = await command("reread", str(first), connections=(test_mode,))
+    assert (again.status, again.err) == (
+        1, f"{first}: no open letter without an event whose body is kept. See python -m service dead {first}\n"
+    )  # fmt: skip
+    assert (await command("reread", "--reason", "wrong_mode", connections=(test_mode,))).status == 0
 
 
 @pytest.mark.parametrize(

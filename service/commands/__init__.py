@@ -32,6 +32,7 @@ python -m service WORD --help  tells more about each of these:
 
   Mend it
     retry       put dead letters back into the queue, and see what becomes of them
+    reread      read dead letters that are no events anew, after a setting was mended
     reassign    give a dead event to another invoice
     dismiss     close dead letters that need nothing more
     import      events that never came by webhook, from a provider's export
@@ -152,6 +153,12 @@ def _parser() -> ArgumentParser:
     chosen.add_argument("--all", action="store_true", help="all that are events")
     retry.add_argument("--dry-run", action="store_true", help="say what would be retried, and do nothing")
     _recorded(retry)
+    reread = word("reread", importing.reread, REREAD, "all are of use now", "one is as before, and it says why")
+    chosen = reread.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("letters", metavar="ID", nargs="*", default=[], type=_id, help="of a dead letter")
+    chosen.add_argument("--reason", help="all of this reason, such as wrong_mode")
+    reread.add_argument("--dry-run", action="store_true", help="say what would become of them, and do nothing")
+    _recorded(reread)
     reassign = word("reassign", act.reassign, REASSIGN, "applied", "refused, dead again or still queued")
     reassign.add_argument("letter", metavar="ID", type=_id, help="of a dead letter")
     reassign.add_argument("invoice", metavar="INVOICE", type=_text, help="id or reference of the right invoice")
@@ -244,10 +251,16 @@ it came in."""
 RETRY = """\
 Put dead letters back into the queue once their cause is mended, wait for the listener (for as long as something moves
 in 10 s), and say what became of each. A letter that is no event (unreadable, or other content under a known event id)
-cannot be retried: import or apply what is right, then dismiss it.
+cannot be retried: reread it once a setting is mended, or apply what is right and dismiss it.
 
   python -m service retry 7 8 --note "invoice was in the wrong currency"
   python -m service retry --reason attempts_exhausted --dry-run"""
+REREAD = """\
+Read the bodies of dead letters that are no events (unreadable, wrong_mode, no_invoice …) anew, as the connections'
+settings have it now, and put what they report into the queue, as import does. A letter whose body is of use now is
+closed; one that is not stays open.
+
+  python -m service reread --reason wrong_mode --dry-run"""
 REASSIGN = """\
 Give a dead event to another invoice than the one it named, put it back into the queue, and say what became of it. The
 event itself stays as it was reported.

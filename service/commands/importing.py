@@ -37,6 +37,7 @@ LINES = 200
 """Lines whose events share a commit."""
 GOOD = LINK_OUTCOMES | {"queued", "ignored"}
 """Outcomes that need nobody."""
+NOT_CONFIRMED = "not confirmed"
 NOT_OURS = ("42501", "42883")
 """SQLSTATEs that are no event's fault: the login may not call the function, or it is not there."""
 _IMPORT = call("import_payment_events", "p_deliveries", "p_park", "p_note", "p_actor")
@@ -120,6 +121,37 @@ async def import_file(session: OperatorSession, options: Namespace) -> ExitStatu
     elif counts["queued"]:
         print("The listener applies what is queued: python -m service status")
     return ExitStatus.NEEDS_A_PERSON if counts.keys() - GOOD else ExitStatus.DONE
+
+
+async def reread(session: OperatorSession, options: Namespace) -> ExitStatus:
+    """Feed bodies of dead letters that are no events to their adapters anew, and close what is of use now."""
+    letters = await session.unread(options.letters or None, options.reason)
+    for missing in sorted(set(options.letters) - {letter["id"] for letter in letters}):
+        complain(f"{missing}: no open letter without an event whose body is kept. See python -m service dead {missing}")
+    read = left = 0
+    async with contextlib.AsyncExitStack() as stack:
+        importing = await stack.enter_async_context(
+            ImportSession(session.url, "payment_webhooks reread", options.actor, options.note, dry_run=options.dry_run)
+        )
+        progress = stack.enter_context(Progress("read anew:", len(letters)))
+        for letter in letters:
+            adapter = connections.named(options.settings.connections, letter["connection"])
+            facts = partial(_facts, adapter, content_type=letter["content_type"] or "")
+            told = await _import(importing, [(letter["id"], letter["body"])], facts, park=True)
+            outcomes = {one.outcome for one in told}
+            if outcomes & {f"dead letter ({letter['reason']})", NOT_CONFIRMED}:
+                left += 1
+            else:
+                await session.dismiss(letter["id"], options.actor, f"read anew: {', '.join(sorted(outcomes))}")
+                read += 1
+            progress.wipe()
+            for one in told:
+                print(f"{one.line}: {one.outcome}" + (f": {printable(one.detail)}" if one.detail else ""))
+            progress(read + left)
+        for adapter in options.settings.connections:
+            await adapter.close()
+    print(f"{read:,} read anew and closed, {left:,} as before." + (" Nothing was done." if options.dry_run else ""))
+    return ExitStatus.NEEDS_A_PERSON if left or len(letters) < len(options.letters) else ExitStatus.DONE
 
 
 def _size(file: BinaryIO) -> int | None:
@@ -213,8 +245,12 @@ async def _theirs(adapter: Adapter, line: bytes) -> list[Fact]:
         raise LineError("unreadable", str(error)) from None
     if not isinstance(value, str | dict):
         raise LineError("unreadable", "the line is neither a JSON object nor a JSON text")
-    headers = CIMultiDict({"Content-Type": "text/plain" if isinstance(value, str) else "application/json"})
+    return await _facts(adapter, body, content_type="text/plain" if isinstance(value, str) else "application/json")
+
+
+async def _facts(adapter: Adapter, body: bytes, *, content_type: str) -> list[Fact]:
+    """What a body reports. Raises LineError where the provider's API has to confirm it, and does not."""
     try:
-        return await adapter.facts(Delivery(headers, body, time.time()))
+        return await adapter.facts(Delivery(CIMultiDict({"Content-Type": content_type}), body, time.time()))
     except FetchError as error:
-        raise LineError("not confirmed", f"the provider's API did not tell ({error}); import this line again") from None
+        raise LineError(NOT_CONFIRMED, f"the provider's API did not tell ({error}); do this again") from None

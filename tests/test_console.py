@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from service import admin, embedded, listener, migrate, server
+from service import admin, embedded, migrate, server
 from service.console import access, pages, watcher
 from service.console.render import amount, body, chart, duration, visible
 from service.database import PaymentEvent, Session
@@ -25,6 +25,7 @@ from tests.conftest import Connection
 from tests.console import ALICE, BOB, TOKENS, Browser, browser, opened, operator_url, text_of
 from tests.http_service import Process, free_port
 from tests.sessions import until
+from tests.test_listener import listening
 
 HOSTILE = "</pre><script>alert(1)</script>\"'><img src=x onerror=alert(1)>\x1b[31m\u202egpj.exe\u2066"
 ESCAPED = "&lt;/pre&gt;&lt;script&gt;alert(1)&lt;/script&gt;"
@@ -43,18 +44,6 @@ async def console(database_url: str, db: Connection) -> AsyncIterator[Browser]:
     async with opened(await operator_url(database_url, db)) as one:
         assert await one.sign_in() == 303
         yield one
-
-
-@contextlib.asynccontextmanager
-async def listening(database_url: str, poll_interval: float = 5) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    settings = Settings(database_url=database_url, poll_interval=poll_interval)
-    task = asyncio.create_task(listener.run(settings, stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        await task
 
 
 async def recorded(db: Connection) -> list[tuple[object, ...]]:

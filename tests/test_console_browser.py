@@ -5,7 +5,6 @@ README's pictures.
 """
 
 import asyncio
-import contextlib
 import os
 import shutil
 from collections.abc import AsyncIterator
@@ -14,12 +13,11 @@ import pytest
 from axe_playwright_python.async_playwright import Axe  # type: ignore[import-untyped] # it has no py.typed
 from playwright.async_api import Page, ViewportSize, async_playwright, expect
 
-from service import listener
 from service.database import DeadLetter, PaymentEvent, Session
-from service.settings import Settings
 from tests import calls
 from tests.conftest import Connection
 from tests.console import ALICE, BOB, opened, operator_url
+from tests.test_listener import listening
 
 CHROMIUM = os.environ.get("PAYMENTS_CHROMIUM") or shutil.which("chromium")
 SCREENSHOTS = os.environ.get("PAYMENTS_SCREENSHOTS")
@@ -75,17 +73,6 @@ async def console(database_url: str, db: Connection) -> AsyncIterator[str]:
         await session.bury(DeadLetter("adyen", "bad_amount", "the amount 'ten' is not an integer", b"{}", "", "8836"))
     async with opened(await operator_url(database_url, db)) as one:
         yield one.url
-
-
-@contextlib.asynccontextmanager
-async def listening(database_url: str) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    task = asyncio.create_task(listener.run(Settings(database_url=database_url), stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        await task
 
 
 async def sign_in(page: Page, url: str, token: str = ALICE, path: str = "/console") -> None:

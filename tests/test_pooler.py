@@ -16,8 +16,9 @@ import pytest
 from service import commands, embedded, embedded_launch
 from service.database import Session
 from service.settings import Settings
-from tests.calls import add_invoice, assert_consistent, drain, rows_of
+from tests.calls import Event, add_invoice, apply, assert_consistent, drain, rows_of
 from tests.conftest import Connection
+from tests.console import opened
 from tests.http_service import free_port, serving
 from tests.test_listener import HELD, listening, seconds_to_apply
 
@@ -115,3 +116,17 @@ async def test_the_operators_commands_work_through_it_and_doctor_tells_of_it(
     assert "note  DATABASE_URL goes through a pooler in transaction mode" in said
     assert "note  NOTIFY: not tried" in said
     assert "ok    books: every event is in exactly one place" in said
+
+
+async def test_the_console_works_through_it_and_looks_by_the_poll(pooled_url: str, db: Connection) -> None:
+    await add_invoice(db, 1)
+    await apply(db, Event("e1", 1, 5, currency="EUR"), park=True)
+    async with opened(pooled_url) as console:
+        await console.sign_in()
+        assert (await console.act("/console/dead/1/dismiss"))[0] == 303
+        async with console.session.get(f"{console.url}/console/events") as events, asyncio.timeout(20):
+            await events.content.readuntil(b"\n\n")
+            await apply(db, Event("seen", 1, 5))
+            while b"seen" not in await events.content.readuntil(b"\n\n"):
+                pass
+    assert await rows_of(db, "select actor, action from operator_actions") == [("alice", "dismissed")]

@@ -3411,7 +3411,24 @@ CREATE VIEW public.waiting_events AS
         UNION ALL
          SELECT w.id
            FROM public.parked_events w) v
-     JOIN public.payment_event_states s ON ((s.id = v.id)));
+     CROSS JOIN LATERAL ( SELECT t.id,
+            t.received_at,
+            t.connection,
+            t.event_id,
+            t.kind,
+            t.amount,
+            t.currency,
+            t.reference,
+            t.parent_reference,
+            t.invoice_reference,
+            t.invoice_id,
+            t.state,
+            t.place,
+            t.detail,
+            t.posted_at
+           FROM public.payment_event_states t
+          WHERE (t.id = v.id)
+         OFFSET 0) s);
 
 
 --

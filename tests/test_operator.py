@@ -51,6 +51,13 @@ async def actions(operator: Connection) -> list[tuple[Any, ...]]:
 # Dead letters.
 
 
+async def blocks_read(db: Connection) -> int:
+    """Blocks of our tables and indexes that have been read or found in memory so far."""
+    await db.execute("select pg_stat_force_next_flush()")
+    query = "select sum(heap_blks_read + heap_blks_hit + idx_blks_read + idx_blks_hit) from pg_statio_user_tables"
+    return int(await db.fetchval(query))
+
+
 async def test_open_dead_letters_show_what_was_reported_and_why_it_died(db: Connection, operator: Connection) -> None:
     await add_invoice(db, 1)
     reported = Event(
@@ -326,6 +333,27 @@ async def test_waiting_events_are_those_queued_and_parked_and_for_how_long(
         ("parked", "parked"), ("parked for its name", "parked"), ("queued", "queued"),
     ]  # fmt: skip
     assert all(0 <= row["waiting"].total_seconds() < 60 for row in rows)
+
+
+@pytest.mark.parametrize(
+    "look", ["select * from waiting_events", "select * from invoice_timeline(1)", "select * from open_dead_letters"]
+)
+async def test_a_look_reads_little_however_many_events_there_were(db: Connection, look: str) -> None:
+    await add_invoice(db, 1)
+    await add_invoice(db, 2)
+    await db.execute("""
+        insert into payment_events (amount, invoice_id, connection, event_id, kind)
+            select 1, 2, 'direct', 'old-' || n, 'payment' from generate_series(1, 20000) n;
+        insert into payments (id, invoice_id, amount, connection, kind)
+            select id, invoice_id, amount, connection, kind from payment_events;
+    """)
+    await enqueue_all(db, [Event("queued", 1), Event("dead", 1, currency="EUR")], park=True)
+    await process(db)
+    await enqueue_all(db, [Event("parked", 3), Event("waits", 1)], park=True)
+    await db.execute("analyze")
+    before = await blocks_read(db)
+    assert await db.fetch(look) != []
+    assert await blocks_read(db) - before < 200
 
 
 async def test_queue_health_is_one_row_of_what_waits_and_for_how_long(db: Connection, operator: Connection) -> None:

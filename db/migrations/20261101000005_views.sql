@@ -40,7 +40,7 @@ comment on view payment_event_states is
 create view waiting_events as
 select s.id, s.received_at, now() - s.received_at as waiting, s.place, s.connection, s.event_id, s.kind, s.amount, s.currency, s.invoice_id, s.detail
 from (select q.id from payment_queue q union all select w.id from parked_events w) v
-join payment_event_states s on s.id = v.id;
+cross join lateral (select * from payment_event_states t where t.id = v.id offset 0) s;    -- offset 0: by the key, not every event there ever was
 comment on view waiting_events is 'What waits, in the queue or parked, for how long and for what.';
 
 create view open_dead_letters as

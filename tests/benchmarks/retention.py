@@ -61,6 +61,7 @@ async def run(target: Target, scale: Scale, report: Report) -> None:
                 found[limit, pauses].append(Pruning(pruned / taken, 100 * taken / seconds, alone, beside))
                 progress(f"retention: {limit} a call, {pauses} pauses: p99 {alone.p99:.1f}, then {beside.p99:.1f} ms")
                 await db.execute("delete from deliveries where received_at < now() - interval '90 days'")
+        await db.execute("vacuum deliveries")
         young = await db.fetchval("select count(*) from deliveries")
         started = time.perf_counter()
         await db.fetchval(PRUNE, 1000)

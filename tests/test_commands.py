@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from service.commands import act, importing
 from service.commands.terminal import Progress, printable, table
 from service.database import PaymentEvent, Session
 from service.environment import SettingsError
+from service.migrate import MIGRATIONS
 from service.settings import Settings
 from tests.calls import add_invoice, assert_consistent, balance, counts, drain, rows_of, whereabouts
 from tests.conftest import Connection
@@ -620,6 +622,35 @@ async def test_each_command_has_a_help_that_ends_with_its_exit_statuses(command:
 def test_the_general_help_lists_what_exists() -> None:
     listed = re.findall(r"^    ([a-z]+) ", commands.HELP, re.MULTILINE)
     assert set(listed) == {*WORDS, "psql", "send"}
+
+
+def runbook() -> list[list[str]]:
+    """The commands of ours in README's runbook, in their order."""
+    section = (MIGRATIONS.parent.parent / "README.md").read_text().partition("### Runbook")[2].partition("\n## ")[0]
+    lines = re.findall(rf"^    (?:\w+=\S+ )?python -m service ((?:{'|'.join(WORDS)})\b.*)$", section, re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.mark.usefixtures("listening")
+async def test_the_runbooks_commands_do_what_it_says(
+    command: Command, database_url: str, db: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await db.execute("insert into invoices (id, amount, currency) values (42, 900, 'EUR')")
+    assert await bury(database_url, db, *(f"e{number}" for number in range(1, 10))) == list(range(1, 10))
+    await db.execute("update invoices set currency = 'EUR' where id = 1")
+    write(tmp_path / "yesterday.jsonl", stripe_event("evt_1", 2))
+    monkeypatch.chdir(tmp_path)
+
+    said = {" ".join(words): await command(*words, connections=(example("stripe"),)) for words in runbook()}
+
+    assert {words.split()[0] for words in said} >= {
+        "status", "doctor", "event", "dead", "retry", "reassign", "dismiss", "import",
+    }  # fmt: skip
+    needs_a_person = {words.split()[0] for words, one in said.items() if one.status != 0}
+    assert needs_a_person == {"status", "doctor", "event"}, said  # dead letters, the tests' fsync, no such event
+    assert all(one.status < 2 for one in said.values())
+    await until(lambda: db.fetchval("select not exists (select from payment_queue)"))
+    assert [(await balance(db, invoice))[1] for invoice in (1, 2, 42)] == [100, 100, 100]
 
 
 # Logins, and a database that is not as it should be

@@ -2,12 +2,11 @@
 
 import contextlib
 import re
-from collections.abc import Sequence
 from statistics import median
 
 from tests.benchmarks.cases import CONTROL, Round, add_controls, cases, run_round, undisturbed
 from tests.benchmarks.chart import short
-from tests.benchmarks.load import APPLY, BATCH, CLAIM, ENQUEUE, Measured, make_batches
+from tests.benchmarks.load import APPLY, BATCH, CLAIM, ENQUEUE, make_batches
 from tests.benchmarks.report import Cell, Report, progress
 from tests.benchmarks.scale import Scale
 from tests.benchmarks.target import Database, Target
@@ -46,29 +45,32 @@ async def run(target: Target, scale: Scale, report: Report) -> None:
 
 
 def _tell(report: Report, found: dict[int, list[Round]], sizes: dict[int, float]) -> None:
-    first = next(iter(found.values()))
-    lines: dict[str, list[tuple[float, float]]] = {CONTROL: [], **{name: [] for name in first[0]}}
     rows: list[list[Cell]] = []
-    for level, rounds in found.items():
-        controls = [pair[0] for name in first[0] for pair in undisturbed(rounds, name)]
-        lines[CONTROL].append((level, _us(controls)))
-        for name in first[0]:
-            lines[name].append((level, _us([pair[1] for pair in undisturbed(rounds, name)])))
-    for name, points in lines.items():
-        base, last = points[0][1], points[-1][1]
-        rows += [[name, level, us, us / base, None if name == CONTROL else sizes[round(level)]] for level, us in points]
+    lines: dict[str, list[tuple[float, float]]] = {}
+    of = next(iter(found.values()))[0]
+    for name in (CONTROL, *of):
+        for level, rounds in found.items():
+            pairs = [pair for case in (of if name == CONTROL else [name]) for pair in undisturbed(rounds, case)]
+            runs = [pair[0 if name == CONTROL else 1] for pair in pairs]
+            us = 1e6 / median(run.rate for run in runs)
+            lines.setdefault(name, []).append((level, us))
+            first = lines[name][0][1]
+            rows.append([name, level, us, us / first, median(run.server_us for run in runs)])
+            if name != CONTROL:
+                rows[-1] += [median(run.rate / control.rate for control, run in pairs), sizes[level]]
+            else:
+                rows[-1] += [1, None]
+        (shortest, first), (longest, last) = lines[name][0], lines[name][-1]
         report.sum_up(
-            f"{name.partition(',')[0]}, {short(max(found))} past events", f"{last:.0f} µs an event",
-            f"{last / base:.2f} times what it takes behind {short(min(found))}",
+            f"{name.partition(',')[0]}, {short(longest)} past events", f"{last:.0f} µs an event",
+            f"{last / first:.2f} times what it takes behind {short(shortest)}",
         )  # fmt: skip
     report.table(
-        ["case", "past events", "µs an event", "to the first", "bytes an event of history"], rows,
+        ["case", "past events", "µs an event", "to the first", "server's processor µs", "times the control",
+         "bytes an event of history"],
+        rows,
     )  # fmt: skip
     report.chart("history", "Time of one event", "past events", "µs", lines, log_x=True)
-
-
-def _us(runs: Sequence[Measured]) -> float:
-    return 1e6 / median(run.rate for run in runs)
 
 
 async def add_history(database: Database, events: int, chunk: int = 250_000) -> None:

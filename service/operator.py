@@ -12,6 +12,8 @@ from service.database import LOOK_TIMEOUT, STATEMENT_TIMEOUT, Connection, Sessio
 
 PAGE = 50
 """Dead letters shown at once."""
+OVERDUE_POLLS = 3
+"""Poll intervals that an event may have been due without anything being wrong."""
 
 
 class OperatorSession(Session):

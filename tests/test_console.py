@@ -250,6 +250,17 @@ async def test_the_overview_says_what_waits_what_is_dead_and_who_listens(console
     assert "stripe e1 payment 1.00 EUR 1 dead" in said
 
 
+async def test_the_overview_says_when_an_event_is_late(console: Browser, db: Connection) -> None:
+    await calls.enqueue(db, Event("e2", 1, 100))
+    await db.execute("update payment_queue set next_attempt_at = now() - interval '14 s'")
+    assert "has been due" not in (await console.get("/console"))[1]
+    await db.execute("update payment_queue set next_attempt_at = now() - interval '100 s'")
+    await asyncio.sleep(watcher.SPACING)
+    async with asyncio.timeout(20):
+        while "An event has been due for 1 min" not in (await console.get("/console"))[1]:
+            await asyncio.sleep(0.1)
+
+
 async def test_a_dead_letter_shows_its_event_its_reason_and_its_body(console: Browser) -> None:
     said = text_of((await console.get("/console/dead/1"))[1])
     assert "Reason currency_mismatch" in said

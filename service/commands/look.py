@@ -8,10 +8,7 @@ from typing import Any
 
 from service.commands.terminal import ExitStatus, cell, complain, listed, print_json, printable, table
 from service.migrate import newest_version
-from service.operator import OperatorSession
-
-OVERDUE_POLLS = 3
-"""Poll intervals that an event may have been due without anything being wrong."""
+from service.operator import OVERDUE_POLLS, OperatorSession
 
 
 async def status(session: OperatorSession, options: Namespace) -> ExitStatus:

@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 from service.database import RejectedError, UnavailableError
-from service.operator import LookSession
+from service.operator import OVERDUE_POLLS, LookSession
 
 POLL = 2.0
 """Seconds between two looks when nothing is heard, at most."""
@@ -29,6 +30,7 @@ class Watcher:
         self._heard = asyncio.Event()
         self._session = LookSession(url, "payment_webhooks console watcher", self._heard.set)
         self._poll = min(poll_interval, POLL)
+        self._patience = timedelta(seconds=OVERDUE_POLLS * poll_interval)
         self._render = render
         self._lock = asyncio.Lock()
         self._last: dict[str, Any] = {}
@@ -39,13 +41,14 @@ class Watcher:
         self._next: asyncio.Future[bytes | None] | None = None
 
     async def status(self) -> dict[str, Any]:
-        """OperatorSession.status() and `newest`, the last events; or `error`, why there are none."""
+        """OperatorSession.status(), the `newest` events, and whether one is `late`; or `error`, why there is none."""
         async with self._lock:
             clock = asyncio.get_running_loop().time
             if (started := clock()) >= self._next_look:
                 try:
                     self._last = await self._session.status() | {"error": None}
                     self._last["newest"] = await self._session.newest_events()
+                    self._last["late"] = self._last["longest_overdue"] > self._patience
                 except (UnavailableError, RejectedError) as error:
                     self._last = {"error": str(error)}
                 self._next_look = clock() + max(SPACING, SHARE * (clock() - started))

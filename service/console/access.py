@@ -62,8 +62,8 @@ class Access:
         count, since = self._refused.get(_address(request), (0, 0.0))
         return max(0.0, since + WINDOW - time.monotonic()) if count >= ATTEMPTS else 0.0
 
-    def sign_in(self, request: web.Request, token: str) -> str | None:
-        """A new session's cookie; None where the token is nobody's, which is counted. Ask wait() first."""
+    def sign_in(self, request: web.Request, token: str) -> tuple[str, str] | None:
+        """Whose token it is, and a new session's cookie; None (and counted) where it is nobody's. Ask wait() first."""
         digest = _key(token)
         found = None
         for one in self._tokens:  # all of them, so that the time tells nothing
@@ -79,7 +79,7 @@ class Access:
         cookie = secrets.token_urlsafe()
         session = (_operator(found.name, may_act=found.may_act), time.monotonic() + SESSION_SECONDS)
         _bounded(self._sessions, SESSIONS)[_key(cookie)] = session
-        return cookie
+        return found.name, cookie
 
     def sign_out(self, request: web.Request) -> None:
         """End the request's session."""

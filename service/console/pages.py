@@ -103,7 +103,7 @@ class Console:
             "/console/retry": self._retry_reason,
         }
         return [
-            *(web.get(path, partial(self._answer, page)) for path, page in pages.items()),
+            *(web.get(path, partial(self._answer, page), allow_head=False) for path, page in pages.items()),
             *(web.post(path, partial(self._answer, page)) for path, page in forms.items()),
             web.post("/console/sign-in", self._sign_in),
             web.post("/console/sign-out", partial(self._answer, self._sign_out)),
@@ -174,10 +174,11 @@ class Console:
             response = self._sign_in_page(request, to, 429, f"Too many tries. Try again in {wait} seconds.")
             response.headers[hdrs.RETRY_AFTER] = str(wait)
             return response
-        cookie = self._access.sign_in(request, form.get("token", ""))
-        if cookie is None:
+        if (found := self._access.sign_in(request, form.get("token", ""))) is None:
             _log.warning("sign_in_refused", address=request.remote)
             return self._sign_in_page(request, to, 401, "Nobody has this token. Is it whole, without name and colon?")
+        operator, cookie = found
+        _log.info("operator_signed_in", operator=operator, address=request.remote)
         response = _see(to)
         response.set_cookie(
             access.COOKIE,

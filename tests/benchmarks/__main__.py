@@ -1,7 +1,7 @@
 """How fast the service is, and how it compares: one report in Markdown with charts, in a folder.
 
-It runs on an embedded PostgreSQL of its own, with the settings that PostgreSQL ships, or on the server of DATABASE_URL,
-as a superuser, in databases that it makes and drops. It needs wrk (Debian: wrk), and a machine with nothing else to do.
+It runs on an embedded PostgreSQL of its own, as python -m service starts it, or on the server of DATABASE_URL, as a
+superuser, in databases that it makes and drops. It needs wrk (Debian: wrk), and a machine with nothing else to do.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="part", help=f"of {', '.join(PARTS)}; all")
-    parser.add_argument("--quick", action="store_true", help="about three minutes in place of an hour")
+    parser.add_argument("--quick", action="store_true", help="some minutes in place of an hour and a half")
     parser.add_argument(
         "--history", type=int, metavar="EVENTS", help="past events at the most (10 million; quick: 100,000)"
     )

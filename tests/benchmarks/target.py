@@ -119,7 +119,7 @@ def machine() -> str:
 
 @contextlib.contextmanager
 def serving(settings: Mapping[str, str]) -> Iterator[Target]:
-    """The server of DATABASE_URL, as it is, or an embedded one of its own, as it ships but for `settings`."""
+    """The server of DATABASE_URL, as it is, or an embedded one of its own with `settings` besides its own."""
     if url := os.environ.get("DATABASE_URL"):
         pgbench = shutil.which("pgbench")
         if pgbench is None:

@@ -3657,6 +3657,13 @@ CREATE INDEX payment_queue_next_attempt_at_idx ON public.payment_queue USING btr
 
 
 --
+-- Name: payment_reports_payment_id_idx; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE INDEX payment_reports_payment_id_idx ON public.payment_reports USING btree (payment_id);
+
+
+--
 -- Name: payments_connection_kind_reference_key; Type: INDEX; Schema: public; Owner: -
 --
 

@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 
 from service import commands, listener
 from service.commands import act, importing
-from service.commands.terminal import Progress, printable, table
+from service.commands.terminal import Progress, table
 from service.database import PaymentEvent, Session
 from service.environment import SettingsError
 from service.migrate import MIGRATIONS
 from service.settings import Settings
+from service.text import printable
 from tests.calls import add_invoice, assert_consistent, balance, counts, drain, rows_of, whereabouts
 from tests.conftest import Connection
 from tests.http_service import Process

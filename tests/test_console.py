@@ -15,10 +15,11 @@ import pytest
 
 from service import admin, embedded, migrate, server
 from service.console import access, pages, watcher
-from service.console.render import amount, body, chart, duration, visible
+from service.console.render import amount, body, chart, duration
 from service.database import PaymentEvent, Session
 from service.environment import SettingsError
 from service.settings import Settings, from_environment
+from service.text import printable
 from tests import calls
 from tests.calls import Event
 from tests.conftest import Connection
@@ -345,7 +346,7 @@ async def test_what_an_event_carries_is_shown_as_text_wherever_it_is_shown(
 
 def test_what_cannot_be_seen_is_escaped() -> None:
     assert (
-        visible("a\u202eb\u200bc\x00\x9f\u2028\ufeff\udcff é 漢")
+        printable("a\u202eb\u200bc\x00\x9f\u2028\ufeff\udcff é 漢")
         == "a\\u202eb\\u200bc\\x00\\x9f\\u2028\\ufeff\\udcff é 漢"
     )
     assert body(b"{\n\t<\xff\x1b>}\r\n") == "{\n\t&lt;\\xff\\x1b&gt;}\\r\n"

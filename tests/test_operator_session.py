@@ -7,7 +7,7 @@ import pytest
 
 from service import listener
 from service.database import PaymentEvent, RejectedError, Session
-from service.operator import OperatorSession
+from service.operations import OperatorSession
 from service.settings import Settings
 from tests.conftest import Connection
 from tests.sessions import until

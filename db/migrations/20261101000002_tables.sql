@@ -132,6 +132,7 @@ create table payment_reports (
     id bigint primary key,
     payment_id bigint not null
 );
+create index payment_reports_payment_id_idx on payment_reports (payment_id);
 comment on table payment_reports is 'Events that reported a movement of money which another event had posted. They moved nothing. Append-only.';
 comment on column payment_reports.id is 'payment_events.id of the later report.';
 comment on column payment_reports.payment_id is 'payments.id of the posting.';

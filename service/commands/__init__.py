@@ -12,10 +12,11 @@ from typing import Any, BinaryIO, TypeAlias
 
 from service import embedded
 from service.commands import act, doctor, importing, look
-from service.commands.terminal import ExitStatus, complain, printable
+from service.commands.terminal import ExitStatus, complain
 from service.database import RejectedError, UnavailableError
-from service.operator import PAGE, OperatorSession
+from service.operations import PAGE, OperatorSession
 from service.settings import Settings
+from service.text import printable
 
 HELP = """\
 python -m service              run everything on this machine: PostgreSQL, server, listener

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from service.commands.terminal import ExitStatus, Progress, complain, printable, table
+from service.commands.terminal import ExitStatus, Progress, complain, table
 from service.database import RejectedError
-from service.operator import OperatorSession
+from service.operations import OperatorSession
+from service.text import printable
 
 PATIENCE = 10.0
 """Seconds without any progress after which we no longer wait for the listener."""

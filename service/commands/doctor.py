@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 from typing import Literal, NamedTuple, TypeAlias
 
 from service.commands.look import problems
-from service.commands.terminal import ExitStatus, printable
+from service.commands.terminal import ExitStatus
 from service.database import RejectedError, Session, UnavailableError
-from service.operator import OperatorSession
+from service.operations import OperatorSession
+from service.text import printable
 
 CLOCKS = 5.0
 """Seconds that the clocks of machine and database may differ: some of a signature's 300 are for the way."""

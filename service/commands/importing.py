@@ -17,7 +17,7 @@ from multidict import CIMultiDict
 from service import connections
 from service.adapters import direct, strict_json
 from service.adapters.adapter import Adapter, Delivery, Fact, FetchError
-from service.commands.terminal import ExitStatus, Progress, complain, printable
+from service.commands.terminal import ExitStatus, Progress, complain
 from service.database import (
     LINK_OUTCOMES,
     DeadLetter,
@@ -30,8 +30,9 @@ from service.database import (
     columns,
     results,
 )
-from service.operator import OperatorSession
+from service.operations import OperatorSession
 from service.problems import Problem
+from service.text import printable
 
 LINES = 200
 """Lines whose events share a commit."""

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from service.commands.terminal import ExitStatus, cell, complain, listed, print_json, printable, table
+from service.commands.terminal import ExitStatus, cell, complain, listed, print_json, table
 from service.migrate import newest_version
-from service.operator import OVERDUE_POLLS, OperatorSession
+from service.operations import OVERDUE_POLLS, OperatorSession
+from service.text import printable
 
 
 async def status(session: OperatorSession, options: Namespace) -> ExitStatus:

@@ -10,6 +10,8 @@ from enum import IntEnum
 from types import TracebackType
 from typing import Any, Self
 
+from service.text import printable
+
 REDRAW = 0.1
 """Seconds between two drawings of a progress bar."""
 BAR = 30
@@ -26,14 +28,6 @@ class ExitStatus(IntEnum):
     """The command line or a setting is wrong; nothing was done."""
     UNREACHABLE = 3
     """The database cannot be reached, or broke off in the middle."""
-
-
-def printable(value: object) -> str:
-    r"""`value` on one line; what does not print (controls, line ends, bidi overrides) stands as \x1b, \n, \u202e."""
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def cell(value: object) -> str:

@@ -16,7 +16,7 @@ from service.console import access, render
 from service.console.access import Access, Operator
 from service.console.watcher import Watcher
 from service.database import RejectedError, UnavailableError
-from service.operator import PAGE, LookSession, OperatorSession
+from service.operations import PAGE, LookSession, OperatorSession
 from service.settings import Settings
 
 HEADERS = {

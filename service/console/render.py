@@ -10,16 +10,10 @@ from markupsafe import Markup, escape
 
 from service.adapters import money
 from service.adapters.payload import UnusableError
+from service.text import printable
 
 CHART = (600, 160)
 """Width and height of the balance's chart, in units of its own."""
-
-
-def visible(text: str, keep: str = "") -> str:
-    """The text with what cannot be seen, or changes the order in which it is read, escaped as in Python."""
-    return "".join(
-        one if one.isprintable() or one in keep else one.encode("unicode_escape").decode("ascii") for one in text
-    )
 
 
 def shown(value: object) -> object:
@@ -35,7 +29,7 @@ def shown(value: object) -> object:
         case timedelta():
             return duration(value)
         case _:
-            return visible(str(value))
+            return printable(value)
 
 
 def duration(value: timedelta) -> str:
@@ -60,7 +54,7 @@ def amount(minor: int | Decimal | None, currency: str | None) -> str:
 
 def body(content: bytes) -> Markup:
     """A request's body as text in its lines; bytes that are no UTF-8 are escaped."""
-    return escape(visible(content.decode("utf-8", "backslashreplace"), keep="\n\t"))
+    return escape(printable(content.decode("utf-8", "backslashreplace"), keep="\n\t"))
 
 
 def chart(timeline: Sequence[Mapping[str, Any]], owed: int) -> dict[str, Any]:

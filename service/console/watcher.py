@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from service.database import RejectedError, UnavailableError
-from service.operator import OVERDUE_POLLS, LookSession
+from service.operations import OVERDUE_POLLS, LookSession
 
 POLL = 2.0
 """Seconds between two looks when nothing is heard, at most."""

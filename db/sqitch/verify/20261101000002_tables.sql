@@ -188,6 +188,7 @@ index payment_events_connection_event_id_key
 index payment_events_pkey
 index payment_queue_next_attempt_at_idx
 index payment_queue_pkey
+index payment_reports_payment_id_idx
 index payment_reports_pkey
 index payments_connection_kind_reference_key
 index payments_invoice_id_idx

@@ -84,6 +84,7 @@ class Server:
         self.settings = settings
         self._sessions: list[Session] = []
         self._health = self._session()
+        self._asking = asyncio.Lock()
         self._apply = self._commit("apply", lambda session: session.apply)
         self._enqueue = self._commit("enqueue", lambda session: session.enqueue)
         self._apply_or_park = self._commit("apply_or_park", lambda session: partial(session.apply, park=True))
@@ -127,7 +128,8 @@ class Server:
 
     async def unready(self) -> str | None:
         """What keeps this server from doing its work; None when nothing does."""
-        return await self._health.unready()
+        async with self._asking:
+            return await self._health.unready()
 
     async def apply(self, event: PaymentEvent) -> Result:
         """Apply an event now. An invoice that another transaction holds is tried again for about a second."""

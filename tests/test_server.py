@@ -467,6 +467,14 @@ async def test_of_several_hosts_it_uses_the_one_that_answers(database_url: str, 
         assert await client.apply("e1", 1, 5) == (200, "applied")
 
 
+async def test_several_may_ask_at_once_whether_it_is_ready(client: Client) -> None:
+    async def ready() -> int:
+        async with client.session.get(client.url + "/readyz") as response:
+            return response.status
+
+    assert set(await asyncio.gather(*(ready() for _ in range(20)))) == {200}
+
+
 async def test_the_process_starts_answers_and_ends_cleanly(database_url: str, db: Connection) -> None:
     await add_invoice(db, 1)
     process = Process("service.server", database_url, ALLOW_UNSIGNED="true", LOG_FORMAT="json")

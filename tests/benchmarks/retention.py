@@ -15,7 +15,7 @@ from tests.benchmarks.wrk import ENVIRONMENT, SYNC, Answers, pause_for, wrk
 
 CONNECTIONS = 64
 PACES = ((10_000, 0), (10_000, 1), (1_000, 0), (1_000, 1), (1_000, 4))
-"""Bodies a call, and the pause after each as a multiple of what it took; `python -m service prune` pauses as long."""
+"""Bodies a call, and the pause after each as a multiple of what it took; `python -m service prune` keeps the last."""
 PRUNE = "select prune_deliveries('90 days', $1)"
 OLD_BODIES = """
     insert into deliveries (id, received_at, connection, content_type, body)

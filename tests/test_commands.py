@@ -180,6 +180,14 @@ async def test_status_says_what_needs_a_person(command: Command, database_url: s
     assert "currency_mismatch" in (await command("status")).out
 
 
+@pytest.mark.parametrize("words", [(), ("--json",)])
+async def test_a_round_balance_is_written_in_full(command: Command, database_url: str, words: tuple[str, ...]) -> None:
+    await report(database_url, PaymentEvent("e1", 1, 10_000))
+    said = await command("invoice", "1", *words)
+    assert "10000" in said.out
+    assert "E+" not in said.out
+
+
 async def test_an_invoice_is_shown_with_its_running_balance(command: Command, database_url: str) -> None:
     await report(database_url, PaymentEvent("e1", 1, 400), PaymentEvent("e2", 1, 250))
     by_id, by_name = await command("invoice", "1"), await command("invoice", "INV-1")

@@ -41,8 +41,8 @@ def cell(value: object) -> str:
             return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
         case timedelta():
             return _duration(value.total_seconds())
-        case float():
-            return f"{value:.1f}"
+        case float() | Decimal():
+            return f"{value:.1f}" if isinstance(value, float) else f"{value:f}"  # not 1E+4
     return printable(value)
 
 
@@ -87,7 +87,7 @@ def _plain(value: object) -> object:
         case timedelta():
             return value.total_seconds()
         case Decimal():
-            return str(value)
+            return f"{value:f}"
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 

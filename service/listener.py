@@ -225,9 +225,9 @@ class Listener:
         self._next_full = -math.inf
         found = await self._drain(retries=True) + await self._drain() + await self._release()
         self._last_poll = _now()
+        await self.session.report(NAME, self.settings.poll_interval, watching=self.watching)
         if not self.session.pooled:
             await self._check_hearing()  # after the work, so that a listener that stays deaf still does it
-        await self.session.report(NAME, self.settings.poll_interval, watching=self.watching)
         await self._measure()
         return found
 

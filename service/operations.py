@@ -148,9 +148,9 @@ class OperatorSession(Session):
         return {row[0]: row[1] for row in rows}
 
     async def unread(self, letters: Sequence[int] | None, reason: str | None) -> list[dict[str, Any]]:
-        """Open dead letters (of `letters`, of `reason`) that are no events, each with its `body`, while it is kept."""
+        """Open dead letters (of `letters`, of `reason`) that are no events and whose body is kept, oldest first."""
         query = """
-            select l.id, l.connection, l.reason, d.body, d.content_type
+            select l.id, l.connection, l.reason, l.delivery_id, d.content_type
             from open_dead_letters l join deliveries d on d.id = l.delivery_id
             where l.payment_event_id is null and ($1::bigint[] is null or l.id = any($1))
               and ($2::text is null or l.reason = $2)

@@ -577,6 +577,10 @@ async def test_bodies_are_read_anew_once_a_setting_is_mended(command: Command, d
     assert (await balance(db, 1))[1] == 100
     assert await actions(db) == [("ann", "imported", None), ("ann", "dismissed", "read anew: queued")]
 
+    await db.execute("select store_dead_letter('elsewhere', 'unreadable', 'why', 'x')")
+    with pytest.raises(SettingsError, match="elsewhere is not configured here"):
+        await command("reread", "--reason", "unreadable", connections=(test_mode,))
+
     again = await command("reread", str(first), connections=(test_mode,))
     assert (again.status, again.err) == (
         1, f"{first}: no open letter without an event whose body is kept. See python -m service dead {first}\n"

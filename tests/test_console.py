@@ -353,7 +353,7 @@ def test_what_cannot_be_seen_is_escaped() -> None:
 
 
 def test_amounts_are_in_the_currencys_own_decimals() -> None:
-    assert [amount(12345, code) for code in ("USD", "JPY", "KWD", None, "XXX")] == [
+    assert [amount(12345, code) for code in ("USD", "JPY", "KWD", None, "ZZZ")] == [
         "123.45 USD", "12345 JPY", "12.345 KWD", "12345 minor units", "12345 minor units",
     ]  # fmt: skip
     assert amount(-5, "EUR") == "-0.05 EUR"

@@ -129,16 +129,21 @@ async def reread(session: OperatorSession, options: Namespace) -> ExitStatus:
     letters = await session.unread(options.letters or None, options.reason)
     for missing in sorted(set(options.letters) - {letter["id"] for letter in letters}):
         complain(f"{missing}: no open letter without an event whose body is kept. See python -m service dead {missing}")
+    adapters = {
+        name: connections.named(options.settings.connections, name) for name in {one["connection"] for one in letters}
+    }
     read = left = 0
     async with contextlib.AsyncExitStack() as stack:
+        for adapter in adapters.values():
+            stack.push_async_callback(adapter.close)
         importing = await stack.enter_async_context(
             ImportSession(session.url, "payment_webhooks reread", options.actor, options.note, dry_run=options.dry_run)
         )
         progress = stack.enter_context(Progress("read anew:", len(letters)))
         for letter in letters:
-            adapter = connections.named(options.settings.connections, letter["connection"])
-            facts = partial(_facts, adapter, content_type=letter["content_type"] or "")
-            told = await _import(importing, [(letter["id"], letter["body"])], facts, park=True)
+            facts = partial(_facts, adapters[letter["connection"]], content_type=letter["content_type"] or "")
+            body = await session.body(letter["delivery_id"]) or b""
+            told = await _import(importing, [(letter["id"], body)], facts, park=True)
             outcomes = {one.outcome for one in told}
             if outcomes & {f"dead letter ({letter['reason']})", NOT_CONFIRMED}:
                 left += 1
@@ -149,8 +154,6 @@ async def reread(session: OperatorSession, options: Namespace) -> ExitStatus:
             for one in told:
                 print(f"{one.line}: {one.outcome}" + (f": {printable(one.detail)}" if one.detail else ""))
             progress(read + left)
-        for adapter in options.settings.connections:
-            await adapter.close()
     print(f"{read:,} read anew and closed, {left:,} as before." + (" Nothing was done." if options.dry_run else ""))
     return ExitStatus.NEEDS_A_PERSON if left or len(letters) < len(options.letters) else ExitStatus.DONE
 

@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="part", help=f"of {', '.join(PARTS)}; all")
-    parser.add_argument("--quick", action="store_true", help="some minutes in place of an hour and a half")
+    parser.add_argument("--quick", action="store_true", help="minutes in place of hours")
     parser.add_argument(
         "--history", type=int, metavar="EVENTS", help="past events at the most (10 million; quick: 100,000)"
     )

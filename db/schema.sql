@@ -1683,28 +1683,27 @@ begin
             where p_states[e.ordinality] = 'ready' and posting_phase(e.kind) = v_phase
             order by e.connection, e.kind, e.reference, e.ordinality
             on conflict do nothing
-            returning id
+            returning id, invoice_id, kind, amount
+        ), moved as (
+            update invoices i
+            set amount_paid = i.amount_paid + c.paid,
+                amount_refunded = i.amount_refunded + c.refunded,
+                amount_charged_back = i.amount_charged_back + c.charged_back,
+                status = invoice_status(i.amount, i.amount_paid + c.paid, i.amount_refunded + c.refunded, i.amount_charged_back + c.charged_back),
+                updated_at = now()
+            from (
+                select p.invoice_id,
+                       sum(case p.kind when 'payment' then p.amount when 'payment_reversal' then -p.amount else 0 end)::bigint as paid,
+                       sum(case p.kind when 'refund' then p.amount when 'refund_reversal' then -p.amount else 0 end)::bigint as refunded,
+                       sum(case p.kind when 'chargeback' then p.amount when 'chargeback_reversal' then -p.amount else 0 end)::bigint as charged_back
+                from posted p
+                group by p.invoice_id
+            ) c
+            where i.id = c.invoice_id
         )
         select array_agg(p.id) into v_now_posted from posted p;
         v_posted := v_posted || v_now_posted;
     end loop;
-
-    update invoices i
-    set amount_paid = i.amount_paid + c.paid,
-        amount_refunded = i.amount_refunded + c.refunded,
-        amount_charged_back = i.amount_charged_back + c.charged_back,
-        status = invoice_status(i.amount, i.amount_paid + c.paid, i.amount_refunded + c.refunded, i.amount_charged_back + c.charged_back),
-        updated_at = now()
-    from (
-        select p.invoice_id,
-               sum(case p.kind when 'payment' then p.amount when 'payment_reversal' then -p.amount else 0 end)::bigint as paid,
-               sum(case p.kind when 'refund' then p.amount when 'refund_reversal' then -p.amount else 0 end)::bigint as refunded,
-               sum(case p.kind when 'chargeback' then p.amount when 'chargeback_reversal' then -p.amount else 0 end)::bigint as charged_back
-        from payments p
-        where p.id = any(v_posted)
-        group by p.invoice_id
-    ) c
-    where i.id = c.invoice_id;
 
     if exists (select from parked_events w where w.movement_reference is not null) then
         perform release_parked_events(array(

@@ -8,7 +8,7 @@ from tests.benchmarks.processes import running
 from tests.benchmarks.report import Cell, Report, progress
 from tests.benchmarks.scale import Scale
 from tests.benchmarks.target import Target
-from tests.benchmarks.wrk import ENVIRONMENT, QUEUE, STRIPE, SYNC, Answers, wrk
+from tests.benchmarks.wrk import ENVIRONMENT, QUEUE, STRIPE, SYNC, Answers, pause_for, wrk
 
 CONNECTIONS = (1, 4, 16, 64, 256)
 OURS, TWO, NO_DATABASE, POOLED = "ours", "two of ours", "no database", "one pooled call a request"
@@ -43,6 +43,11 @@ async def run(target: Target, scale: Scale, report: Report) -> None:
                 found = await wrk(ports[kind], path, connections, scale.seconds, database.invoices)
                 answers[path, connections, kind].append(found)
                 progress(f"http, round {number + 1}: {path}, {connections} connections, {kind}: {found.rate:,.0f}/s")
+        half: list[list[Cell]] = []
+        for path in (SYNC, QUEUE, STRIPE):
+            pause = await pause_for(0.5, ports[OURS], path, 64, database.invoices)
+            found = await wrk(ports[OURS], path, 64, 5 * scale.seconds, database.invoices, pause_ms=pause)
+            half.append([f"`{path}`", found.rate, found.p50, found.p99, found.p999, found.p99 / found.p50])
 
     rows: list[list[Cell]] = []
     for case in cases:
@@ -64,6 +69,7 @@ async def run(target: Target, scale: Scale, report: Report) -> None:
          f"to {POOLED}"],
         rows,
     )  # fmt: skip
+    report.table(["at half the top rate, 64 connections", "a second", "p50 ms", "p99 ms", "p99.9 ms", "p99 to p50"], half)
     named = [(path, path, OURS) for path in (QUEUE, SYNC, STRIPE)]
     named += [(f"control: {kind}", SYNC, kind) for kind in (NO_DATABASE, POOLED)]
     for name, title, label, figure in (

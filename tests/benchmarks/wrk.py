@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).with_suffix(".lua")
 SYNC, QUEUE, STRIPE = "/webhooks-sync/payments", "/webhooks/payments", "/webhooks/stripe"
 SECRET = "whsec_of_the_benchmark"
 EVENT_SIZE = 3000
-"""Bytes of one of Stripe's events."""
+"""Bytes of one of Stripe's events, about."""
 MOST_SIGNED = 8000
 """Signed events that one run may want a second; they are made before its clock starts."""
 ENVIRONMENT = {"ALLOW_UNSIGNED": "true", "STRIPE_WEBHOOK_SECRETS": SECRET}
@@ -74,7 +74,9 @@ def sign_events(file: Path, number: int, invoices: int) -> None:
     stripe = connections.adapter("stripe").model_validate({"connection": "stripe", "webhook_secrets": [SECRET]})
     sample = json.loads(stripe.sample("INVOICE", 1, "usd"))
     sample["id"] = sample["data"]["object"]["id"] = "EVENT" + "0" * 20
-    sample["data"]["object"]["description"] = "x" * (EVENT_SIZE - len(json.dumps(sample)))
+    lines = sample["data"]["object"]["lines"] = []
+    while len(json.dumps(sample)) < EVENT_SIZE:
+        lines.append({"object": "line_item", "id": f"li_{secrets.token_hex(12)}", "currency": "usd", "discount": None})
     whole = json.dumps(sample).encode()
     now = time.time()
     with file.open("wb") as out:

@@ -109,12 +109,14 @@ def _operation(path: str, summary: str, *, signed: bool) -> dict[str, Any]:
 
 
 def _provider_operation(path: str, summary: str) -> dict[str, Any]:
+    answers = {status: _answer(status, text, "ProviderReport") for status, text in PROVIDER_ANSWERS.items()}
+    answers["200"]["content"]["text/plain"] = {"schema": {"const": "[accepted]", "description": "What Adyen wants."}}
     return {
         "operationId": _provider_operation_id(path),
         "summary": summary,
         "parameters": [{"name": "connection", "in": "path", "required": True, "schema": CONNECTION}],
         "requestBody": {"required": True, "content": {"*/*": {"schema": {"description": "As the provider sends it."}}}},
-        "responses": {status: _answer(status, text, "ProviderReport") for status, text in PROVIDER_ANSWERS.items()},
+        "responses": answers,
     }
 
 

@@ -25,7 +25,7 @@ class Case(NamedTuple):
 
 
 async def _single(database: Database, _: int) -> Measured:
-    return await run_pgbench(database, "apply_one", clients=16, seconds=1)
+    return await run_pgbench(database, "apply_one", clients=16, seconds=5)
 
 
 async def _process(database: Database, _: int, connections: int = 1) -> Measured:

@@ -2760,8 +2760,7 @@ CREATE TABLE public.deliveries (
     content_type text,
     body bytea NOT NULL,
     CONSTRAINT deliveries_content_type_check CHECK ((length(content_type) <= 255))
-)
-WITH (toast_tuple_target='8160');
+);
 
 
 --

@@ -61,7 +61,7 @@ create table deliveries (
     content_type text,
     body bytea not null,
     constraint deliveries_content_type_check check (length(content_type) <= 255)
-) with (toast_tuple_target = 8160);    -- a body of some kB stays in its row: to compress and move it costs more than it saves
+);
 comment on table deliveries is
     'Requests as they came, one row each. Bodies may be pruned (prune_deliveries): nothing but a person reads them.';
 comment on column deliveries.body is 'The exact bytes received; convert_from(body, ''UTF8'') shows JSON.';

@@ -35,7 +35,11 @@ def cluster(bin_dir: Path | None) -> Iterator[embedded.Server]:
     """A server for the session. It forgets a crash of the machine; tests that kill a server start one of their own."""
     with (
         tempfile.TemporaryDirectory(prefix="payments-test-") as folder,
-        embedded.start(Path(folder), bin_dir=bin_dir, settings={"fsync": "off", "max_connections": "200"}) as server,
+        embedded.start(
+            Path(folder),
+            bin_dir=bin_dir,
+            settings={"fsync": "off", "max_connections": "200", "shared_buffers": "128MB"},
+        ) as server,
     ):
         yield server
 

@@ -69,7 +69,9 @@ async def run(target: Target, scale: Scale, report: Report) -> None:
          f"to {POOLED}"],
         rows,
     )  # fmt: skip
-    report.table(["at half the top rate, 64 connections", "a second", "p50 ms", "p99 ms", "p99.9 ms", "p99 to p50"], half)
+    report.table(
+        ["at half the top rate, 64 connections", "a second", "p50 ms", "p99 ms", "p99.9 ms", "p99 to p50"], half
+    )
     named = [(path, path, OURS) for path in (QUEUE, SYNC, STRIPE)]
     named += [(f"control: {kind}", SYNC, kind) for kind in (NO_DATABASE, POOLED)]
     for name, title, label, figure in (

@@ -7,6 +7,7 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, Field, create_model
 from pydantic.json_schema import models_json_schema
 
+from service.adapters.adyen import Adyen
 from service.adapters.direct import PaymentRequest
 from service.database import Result
 from service.problems import ProblemDetails
@@ -110,7 +111,7 @@ def _operation(path: str, summary: str, *, signed: bool) -> dict[str, Any]:
 
 def _provider_operation(path: str, summary: str) -> dict[str, Any]:
     answers = {status: _answer(status, text, "ProviderReport") for status, text in PROVIDER_ANSWERS.items()}
-    answers["200"]["content"]["text/plain"] = {"schema": {"const": "[accepted]", "description": "What Adyen wants."}}
+    answers["200"]["content"]["text/plain"] = {"schema": {"const": Adyen.answer.decode()}}
     return {
         "operationId": _provider_operation_id(path),
         "summary": summary,

@@ -176,6 +176,7 @@ class Listener:
             return
         if found:
             self._linger_until = _now() + LINGER
+            return
         if _now() < max(self._linger_until, self._refused_until):
             with contextlib.suppress(TimeoutError):  # whoever met us at the gate has told us
                 async with asyncio.timeout(NAP if _now() < self._linger_until else REFUSED_NAP):

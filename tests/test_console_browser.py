@@ -179,7 +179,8 @@ async def found(page: Page) -> None:
 
 async def test_it_works_by_keyboard_alone(page: Page, console: str) -> None:
     await page.goto(console + "/console")
-    await page.keyboard.type(BOB)  # the field has the focus
+    await expect(page.get_by_label("Your operator token")).to_be_focused()
+    await page.keyboard.type(BOB)
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("heading", level=1)).to_contain_text("Overview")
     await page.keyboard.press("Tab")

@@ -1093,11 +1093,13 @@ declare
     v_posted bigint[] := '{}';
     v_now_posted bigint[];
     v_postings bigint[];
-    v_ids bigint[] := array(select e.id from unnest(p_events) e);
+    v_ids bigint[];
+    v_awaited boolean := false;
 begin
     foreach v_phase in array array(select distinct posting_phase(e.kind) from unnest(p_events) e order by 1) loop
         if v_phase = 3 or v_phase = 2 and 'waiting' = any(p_states) then
             -- What refers to a movement may follow it in the same batch: look again, now that the earlier phases have posted.
+            v_ids := array(select e.id from unnest(p_events) e);
             select array_agg(coalesce(p_invoice_ids[e.ordinality], m.invoice_id) order by e.ordinality),
                    array_agg(case when base_kind(e.kind) is not null then m.id end order by e.ordinality),
                    array_agg(case
@@ -1147,11 +1149,12 @@ begin
             ) c
             where i.id = c.invoice_id
         )
-        select array_agg(p.id) into v_now_posted from posted p;
+        select array_agg(p.id), v_awaited or exists (select from parked_events w where w.movement_reference is not null)
+        into v_now_posted, v_awaited from posted p;
         v_posted := v_posted || v_now_posted;
     end loop;
 
-    if exists (select from parked_events w where w.movement_reference is not null) then
+    if v_awaited then
         perform release_parked_events(array(
             select w.id from payments p
             cross join lateral (

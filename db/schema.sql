@@ -473,6 +473,60 @@ COMMENT ON FUNCTION public.claim_payment_events(p_batch_size integer, p_after bi
 
 
 --
+-- Name: claim_unfetched_delivery(text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.claim_unfetched_delivery(p_connection text, OUT letter_id bigint, OUT body bytea, OUT content_type text) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    with claimed as (
+        update dead_letters d set attempts = d.attempts + 1
+        where d.id = (
+            select l.id from dead_letters l
+            where l.reason = 'not_fetched' and l.resolution is null and l.connection = p_connection
+              and l.attempts < 16 and l.died_at + interval '5 s' * 2 ^ l.attempts <= now()
+            order by l.id limit 1 for update skip locked)
+        returning d.id, d.delivery_id
+    )
+    select c.id, b.body, b.content_type into letter_id, body, content_type
+    from claimed c join deliveries b on b.id = c.delivery_id;
+end
+$$;
+
+
+--
+-- Name: FUNCTION claim_unfetched_delivery(p_connection text, OUT letter_id bigint, OUT body bytea, OUT content_type text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.claim_unfetched_delivery(p_connection text, OUT letter_id bigint, OUT body bytea, OUT content_type text) IS 'The oldest body of a connection for which the provider''s API is to be asked again: 5 s, 10 s, 20 s and so on after it came, the last time after 45 hours; later a person rereads it. Counts the attempt; no row is due: nulls.';
+
+
+--
+-- Name: close_fetched_delivery(bigint); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.close_fetched_delivery(p_letter_id bigint) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    if exists (select from dead_letters d where d.id = p_letter_id and d.reason = 'not_fetched' and d.resolution is null) then
+        perform resolve_dead_letter(p_letter_id, 'dismissed', null, 'the provider''s API has told since');
+    end if;
+end
+$$;
+
+
+--
+-- Name: FUNCTION close_fetched_delivery(p_letter_id bigint); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.close_fetched_delivery(p_letter_id bigint) IS 'Closes what claim_unfetched_delivery() gave, once all that it reports is stored. A letter of another reason, or one that a person has closed, stays as it is.';
+
+
+--
 -- Name: close_queue_gate(); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -2699,7 +2753,7 @@ COMMENT ON COLUMN public.dead_letters.payment_event_id IS 'The event; null for w
 -- Name: COLUMN dead_letters.reason; Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON COLUMN public.dead_letters.reason IS 'conflict, currency_mismatch, amount_out_of_range, attempts_exhausted, park_expired, or the adapter''s own.';
+COMMENT ON COLUMN public.dead_letters.reason IS 'conflict, currency_mismatch, amount_out_of_range, attempts_exhausted, park_expired, not_fetched (see claim_unfetched_delivery()), or the adapter''s own.';
 
 
 --

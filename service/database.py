@@ -102,6 +102,14 @@ class DeadLetter(NamedTuple):
     event_id: str | None = None
 
 
+class Unfetched(NamedTuple):
+    """A dead letter, by its id, whose money the provider's API has not told yet."""
+
+    letter: int
+    body: bytes
+    content_type: str | None
+
+
 class Result(NamedTuple):
     """A row of SQL's payment_event_result: what became of one event, and its invoice now (amounts in minor units)."""
 
@@ -219,6 +227,15 @@ class Session:
     async def bury(self, letter: DeadLetter) -> None:
         """store_dead_letter(), which keeps the same letter once."""
         await self.fetch("select store_dead_letter($1, $2, $3, $4, $5, $6)", *letter)
+
+    async def claim_unfetched(self, connection: str) -> Unfetched | None:
+        """claim_unfetched_delivery(): the body for which the API is to be asked again; None when none is due."""
+        [row] = await self.fetch("select letter_id, body, content_type from claim_unfetched_delivery($1)", connection)
+        return None if row["letter_id"] is None else Unfetched._make(row)
+
+    async def close_fetched(self, letter: int) -> None:
+        """close_fetched_delivery(): all that it reports is stored."""
+        await self.fetch("select close_fetched_delivery($1)", letter)
 
     async def set_aside(self, fact: Link | DeadLetter) -> str:
         """Store what is no event: link()'s outcome, or the reason of the dead letter that it makes."""

@@ -15,7 +15,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from service import admin, docs, process
 from service.adapters import direct, standard_webhooks
-from service.adapters.adapter import Adapter, Delivery, Fact, FetchError
+from service.adapters.adapter import NOT_FETCHED, Adapter, Delivery, Fact, FetchError
+from service.adapters.api import FetchingAdapter
 from service.console.pages import Console
 from service.database import (
     LINK_OUTCOMES,
@@ -144,6 +145,34 @@ class Server:
         """Store an event for the listener."""
         return await self._enqueue.submit(event)
 
+    async def fetch_again(self) -> None:
+        """Ask providers' APIs, until cancelled, for what they did not tell when a webhook came."""
+        session = self._session()
+        adapters = [adapter for adapter in self.settings.connections if isinstance(adapter, FetchingAdapter)]
+        while adapters:
+            await asyncio.sleep(self.settings.poll_interval)
+            for adapter in adapters:
+                try:
+                    with self._answering():
+                        while await self._fetch_oldest(session, adapter):
+                            pass
+                except (Problem, RejectedError):
+                    pass  # it is due again; what the database refuses shows in readyz
+                except Exception:  # noqa: BLE001 - one body that we cannot read must not end this for all others
+                    _log.exception("not_fetched_again", connection=adapter.connection)
+
+    async def _fetch_oldest(self, session: Session, adapter: Adapter) -> bool:
+        """Whether there may be more to ask for: one was due, and the API told."""
+        unfetched = await session.claim_unfetched(adapter.connection)
+        if unfetched is None:
+            return False
+        facts = await adapter.facts(Delivery.kept(unfetched.body, unfetched.content_type))
+        if any(isinstance(fact, DeadLetter) and fact.reason == NOT_FETCHED for fact in facts):
+            return False
+        await self._settle_all(adapter, self._settle, facts)
+        await session.close_fetched(unfetched.letter)
+        return True
+
     async def close(self) -> None:
         """Answer what was accepted, then leave the database and the providers' APIs."""
         for commit in (self._apply, self._enqueue, self._apply_or_park, self._enqueue_any, self._set_aside):
@@ -190,15 +219,20 @@ class Server:
         except FetchError as error:
             _log.warning("provider_unavailable", connection=adapter.connection, error=str(error))
             raise unavailable("The provider's API did not confirm it in time. Send it again.") from None
-        outcomes: list[str] = []
-        if facts:
-            with self._answering():
-                outcomes = [await settle(facts[0])] if len(facts) == 1 else await asyncio.gather(*map(settle, facts))
-        for outcome in outcomes or ("ignored",):
-            _reports.labels(adapter.connection, outcome).inc()
+        with self._answering() if facts else contextlib.nullcontext():
+            outcomes = await self._settle_all(adapter, settle, facts)
         if adapter.answer:
             return web.Response(body=adapter.answer, content_type="text/plain")
         return web.Response(body=json.dumps({"outcomes": outcomes}).encode(), content_type="application/json")
+
+    async def _settle_all(
+        self, adapter: Adapter, settle: Callable[[Fact], Awaitable[str]], facts: Sequence[Fact]
+    ) -> list[str]:
+        """What became of each of a delivery's facts."""
+        outcomes = [await settle(facts[0])] if len(facts) == 1 else await asyncio.gather(*map(settle, facts))
+        for outcome in outcomes or ("ignored",):
+            _reports.labels(adapter.connection, outcome).inc()
+        return outcomes
 
     async def _settle_now(self, fact: Fact) -> str:
         """What became of a fact that is to be applied at once; where that cannot be, it is queued."""
@@ -369,9 +403,11 @@ async def serve(
         )
         if reason := await server.unready():
             _log.warning("server_not_ready", reason=reason)
+        fetching = asyncio.create_task(server.fetch_again())
         on_started()
         await stop.wait()
         _log.info("server_stopping")
+        fetching.cancel()
     finally:
         if console is not None:
             await console.close()

@@ -544,14 +544,21 @@ async def test_a_body_that_is_no_json_stands_in_a_json_text(command: Command, db
     assert (await balance(db, 1))[1] == 100
 
 
-async def test_what_the_providers_api_does_not_confirm_can_be_imported_again(
+async def test_what_the_providers_api_does_not_tell_is_kept_or_can_be_imported_again(
     command: Command, db: Connection, tmp_path: Path
 ) -> None:
-    file = write(tmp_path / "events.jsonl", {"id": "event_1", "type": "payment.paid", "entityId": "tr_1"})
-    said = await command("import", "mollie", file, connections=(example("mollie"),))  # at a port where nobody listens
+    signed = example("mollie")  # its API is at a port where nobody listens
+    classic = signed.model_copy(update={"webhook_secrets": (), "classic": True})
+    file = write(tmp_path / "forms.jsonl", "id=tr_1")
+    said = await command("import", "mollie", file, connections=(classic,))
     assert said.status == 1
     assert "line 1: not confirmed: the provider's API did not tell" in said.err
     assert await counts(db, "payment_events", "dead_letters") == [0, 0]
+    file = write(tmp_path / "events.jsonl", {"id": "event_1", "type": "payment.paid", "entityId": "tr_1"})
+    said = await command("import", "mollie", file, connections=(signed,))
+    assert said.status == 1
+    assert "line 1: dead letter (not_fetched): http://127.0.0.1:9 gave no answer" in said.err
+    assert await counts(db, "payment_events", "open_dead_letters") == [0, 1]
 
 
 async def test_bodies_are_read_anew_once_a_setting_is_mended(command: Command, db: Connection) -> None:

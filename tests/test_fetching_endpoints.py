@@ -1,15 +1,19 @@
-"""Providers whose money has to be fetched, over real HTTP and a real PostgreSQL: applied once, or asked for again."""
+"""Providers whose money has to be fetched, over HTTP and PostgreSQL: applied once whatever the API does."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+import aiohttp
+import asyncpg
 import pytest
 
 from tests.calls import add_invoice, counts
 from tests.conftest import Connection
-from tests.http_service import Client, serving
+from tests.http_service import Client, Process, serving
 from tests.provider_api import ProviderApi, provider_api
 from tests.providers import example
 
@@ -38,6 +42,14 @@ async def client(database_url: str, db: Connection, provider: ProviderApi) -> As
         yield client
 
 
+async def query(url: str, text: str) -> Any:
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetchrow(text)
+    finally:
+        await connection.close()
+
+
 async def gocardless(client: Client, *names: str) -> tuple[int, Any]:
     events = [
         {"id": f"EV_{name}", "resource_type": "payments", "action": "confirmed", "links": {"payment": name}}
@@ -49,18 +61,83 @@ async def gocardless(client: Client, *names: str) -> tuple[int, Any]:
     return status, answer
 
 
-async def test_a_batch_is_applied_whole_or_comes_again(client: Client, db: Connection, provider: ProviderApi) -> None:
+async def test_of_a_batch_what_the_api_tells_is_applied_and_the_rest_is_kept(
+    client: Client, db: Connection, provider: ProviderApi
+) -> None:
     provider.answers |= {f"/payments/PM{n}": {"payments": PAYMENT | {"id": f"PM{n}"}} for n in (1, 2)}
     provider.answers["/payments/PM3"] = 500
-    assert (await gocardless(client, "PM1", "PM2", "PM3"))[0] == 503
-    assert await counts(db, "payment_events", "dead_letters") == [0, 0]
+    assert await gocardless(client, "PM1", "PM2", "PM3") == (200, {"outcomes": ["applied", "applied", "not_fetched"]})
     provider.answers["/payments/PM3"] = 404
-    for outcome in ("applied", "duplicate"):
-        status, answer = await gocardless(client, "PM1", "PM2", "PM3", "PM1")
-        assert status == 200
-        assert answer["outcomes"][1:3] == [outcome, "not_found"]
+    status, answer = await gocardless(client, "PM1", "PM2", "PM3", "PM1")
+    assert status == 200
+    assert answer["outcomes"][1:3] == ["duplicate", "not_found"]
+    assert await db.fetchval("select amount_paid from invoices where id = 42") == 10000
+    assert await counts(db, "payment_events", "dead_letters") == [2, 2]
+
+
+async def test_what_the_api_did_not_tell_is_asked_for_again_until_it_does(
+    database_url: str, db: Connection, provider: ProviderApi, tmp_path: Path
+) -> None:
+    await add_invoice(db, 42)
+    provider.answers["/payments/PM1"] = {"payments": PAYMENT | {"id": "PM1"}}
+    provider.answers["/payments/PM2"] = 500
+    file = tmp_path / "connections.toml"
+    file.write_text(
+        f"""
+        [gocardless]
+        adapter = "gocardless"
+        webhook_secrets = ["{example("gocardless").webhook_secrets[0]}"]
+        access_token = "live_token"
+        api_url = "{provider.url}"
+        """
+    )
+    server = Process("service.server", database_url, CONNECTIONS_FILE=str(file), POLL_INTERVAL="0.1")
+    async with aiohttp.ClientSession() as session:
+        client = await server.up(session)
+        assert await gocardless(client, "PM1", "PM2") == (200, {"outcomes": ["applied", "not_fetched"]})
+        await db.execute("update dead_letters set died_at = died_at - interval '5 s'")  # due now, and in 5 s again
+        async with asyncio.timeout(10):
+            while provider.paths.count("/payments/PM2") < 2:
+                await asyncio.sleep(0.05)
+        assert await db.fetchval("select attempts from dead_letters where resolution is null") == 1
+        provider.answers["/payments/PM2"] = {"payments": PAYMENT | {"id": "PM2"}}
+        await db.execute("update dead_letters set died_at = died_at - interval '5 s'")
+        async with asyncio.timeout(10):
+            while not await db.fetchval("select exists (select from dead_letters where resolution = 'dismissed')"):
+                await asyncio.sleep(0.05)
+        status, said = await server.end()
+    assert status == 0, said
+    assert "Traceback" not in said
+    await db.fetch("select process_payment_queue()")
     assert await db.fetchval("select amount_paid from invoices where id = 42") == 10000
     assert await counts(db, "payment_events", "dead_letters") == [2, 1]
+
+
+async def test_a_delivery_is_claimed_by_one_at_growing_distances_for_two_days(
+    database_url: str, db: Connection
+) -> None:
+    store = "select store_dead_letter($1, $2, 'no answer', 'body', 'text/x')"
+    letter = await db.fetchval(store, "gocardless", "not_fetched")
+    await db.fetch(store, "mollie", "not_fetched")
+    other = await db.fetchval(store, "gocardless", "wrong_mode")
+
+    async def claimed_at(seconds: float) -> int:
+        """How many of three that try at once claim it, so long after it came."""
+        await db.execute("update dead_letters set died_at = now() - make_interval(secs => $1)", seconds)
+        claim = "select letter_id, body, content_type from claim_unfetched_delivery('gocardless')"
+        rows = [tuple(row) for row in await asyncio.gather(*(query(database_url, claim) for _ in range(3)))]
+        assert set(rows) <= {(letter, b"body", "text/x"), (None, None, None)}
+        return rows.count((letter, b"body", "text/x"))
+
+    for attempt in range(16):
+        due = 5 * 2**attempt
+        assert [await claimed_at(due - 2), await claimed_at(due)] == [0, 1]
+    assert await claimed_at(10**7) == 0
+    for _ in range(2):
+        await db.execute("select close_fetched_delivery(id) from dead_letters where id = any($1)", [letter, other])
+    found = await db.fetch("select id, resolution from dead_letters where connection = 'gocardless' order by id")
+    assert [tuple(row) for row in found] == [(letter, "dismissed"), (other, None)]
+    assert await counts(db, "operator_actions") == [1]
 
 
 async def test_a_classic_webhook_is_applied_once_and_junk_leaves_nothing(

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 from multidict import CIMultiDict
 
-from service.adapters.adapter import Adapter, Delivery, FetchError
+from service.adapters.adapter import Adapter, Delivery
 from service.database import DeadLetter, PaymentEvent
 from tests.provider_api import ProviderApi, provider_api
 from tests.providers import NOW, example, facts, in_short, payloads, vectors
 
 PM: dict[str, Any] = {"id": "PM1", "amount": 5000, "currency": "EUR", "metadata": {"invoice_id": "42"}}
 RF: dict[str, Any] = {"id": "RF1", "amount": 500, "currency": "EUR", "metadata": {}, "links": {"payment": "PM1"}}
+PAID = ("payment", 5000, "EUR", "PM1", 42)
 WHEN = "2026-09-21T14:13:20.000Z"
 
 
@@ -50,7 +51,7 @@ async def test_the_vectors_of_others_agree(vector: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("resource", "action", "facts"),
     [
-        ("payments", "confirmed", [("payment", 5000, "EUR", "PM1", 42)]),
+        ("payments", "confirmed", [PAID]),
         ("payments", "created", []),
         ("payments", "submitted", []),
         ("payments", "paid_out", []),
@@ -126,18 +127,18 @@ async def test_a_batch_goes_on_where_it_left_off(provider: ProviderApi, adapter:
     batch = [event("payments", "confirmed", n, links={"payment": f"PM{n}"}) for n in range(250)]
     provider.answers |= {f"/payments/PM{n}": {"payments": PM | {"id": f"PM{n}"}} for n in range(249)}
     provider.answers["/payments/PM249"] = 503
-    with pytest.raises(FetchError):
-        await what(adapter, *batch)
+    assert await what(adapter, *batch) == [*[(*PAID[:3], f"PM{n}", 42) for n in range(249)], ("not_fetched",)]
     provider.answers["/payments/PM249"] = {"payments": PM | {"id": "PM249"}}
     assert len(await what(adapter, *batch)) == 250
     assert len(provider.asked) == 251
 
 
 @pytest.mark.parametrize("answer", [401, 403, 500, b"junk", {}, {"payments": []}, {"payments": PM | {"id": "PM2"}}])
-async def test_without_an_answer_it_has_to_come_again(provider: ProviderApi, adapter: Adapter, answer: Any) -> None:
+async def test_without_an_answer_the_body_is_kept_to_ask_again(
+    provider: ProviderApi, adapter: Adapter, answer: Any
+) -> None:
     provider.answers["/payments/PM1"] = answer
-    with pytest.raises(FetchError):
-        await what(adapter, event("payments", "confirmed"))
+    assert await what(adapter, event("payments", "confirmed")) == [("not_fetched",)]
 
 
 async def test_anothers_event_is_unusable(provider: ProviderApi) -> None:

@@ -29,8 +29,9 @@ PRIVILEGES = {
     "server": {
         "usage": ["schema"],
         "execute": [
-            "apply_payment_event", "apply_payment_events", "enqueue_payment_event", "enqueue_payment_events",
-            "link_invoice_reference", "schema_version", "store_dead_letter",
+            "apply_payment_event", "apply_payment_events", "claim_unfetched_delivery", "close_fetched_delivery",
+            "enqueue_payment_event", "enqueue_payment_events", "link_invoice_reference", "schema_version",
+            "store_dead_letter",
         ],
     },
     "listener": {
@@ -320,6 +321,10 @@ async def test_the_server_applies_enqueues_and_keeps_dead_letters(db: Connection
     assert calls.outcomes(await calls.enqueue_all(server, [events[3]])) == ["queued"]
     assert (await calls.apply(server, Event("parked", 2), park=True))["outcome"] == "parked"
     assert await server.fetchval("select store_dead_letter('stripe', 'unreadable', 'no JSON', 'x')") is not None
+    letter = await server.fetchval("select store_dead_letter('gocardless', 'not_fetched', 'no answer', '{}')")
+    await db.execute("update dead_letters set died_at = died_at - interval '5 s' where id = $1", letter)
+    assert await server.fetchval("select letter_id from claim_unfetched_delivery('gocardless')") == letter
+    await server.execute("select close_fetched_delivery($1)", letter)
     assert await server.fetchval("select link_invoice_reference('stripe', 'in_1', 1)") == "linked"
     assert await server.fetchval("select link_invoice_reference('stripe', 'in_2', 2)") == "parked"
     await sessions.assert_right(db)

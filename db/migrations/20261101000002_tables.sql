@@ -213,7 +213,7 @@ comment on table dead_letters is
 comment on column dead_letters.payment_event_id is
     'The event; null for what is not stored as one: an unreadable body, or other content under an event id already used.';
 comment on column dead_letters.reason is
-    'conflict, currency_mismatch, amount_out_of_range, attempts_exhausted, park_expired, or the adapter''s own.';
+    'conflict, currency_mismatch, amount_out_of_range, attempts_exhausted, park_expired, not_fetched (see claim_unfetched_delivery()), or the adapter''s own.';
 comment on column dead_letters.report is 'What was reported, where there is no event row to hold it.';
 comment on column dead_letters.fingerprint is 'SHA-256 of what is not stored as an event: a provider''s retries of it make one dead letter.';
 

@@ -275,6 +275,45 @@ comment on function claim_payment_events(integer, bigint, boolean) is
 revoke all on function claim_payment_events from public;
 select grant_to('listener', 'execute on function claim_payment_events');
 
+create or replace function claim_unfetched_delivery(
+    p_connection text,
+    out letter_id bigint, out body bytea, out content_type text
+)
+language plpgsql security definer set search_path from current
+as $$
+begin
+    with claimed as (
+        update dead_letters d set attempts = d.attempts + 1
+        where d.id = (
+            select l.id from dead_letters l
+            where l.reason = 'not_fetched' and l.resolution is null and l.connection = p_connection
+              and l.attempts < 16 and l.died_at + interval '5 s' * 2 ^ l.attempts <= now()
+            order by l.id limit 1 for update skip locked)
+        returning d.id, d.delivery_id
+    )
+    select c.id, b.body, b.content_type into letter_id, body, content_type
+    from claimed c join deliveries b on b.id = c.delivery_id;
+end
+$$;
+comment on function claim_unfetched_delivery(text) is
+    'The oldest body of a connection for which the provider''s API is to be asked again: 5 s, 10 s, 20 s and so on after it came, the last time after 45 hours; later a person rereads it. Counts the attempt; no row is due: nulls.';
+revoke all on function claim_unfetched_delivery from public;
+select grant_to('server', 'execute on function claim_unfetched_delivery');
+
+create or replace function close_fetched_delivery(p_letter_id bigint) returns void
+language plpgsql security definer set search_path from current
+as $$
+begin
+    if exists (select from dead_letters d where d.id = p_letter_id and d.reason = 'not_fetched' and d.resolution is null) then
+        perform resolve_dead_letter(p_letter_id, 'dismissed', null, 'the provider''s API has told since');
+    end if;
+end
+$$;
+comment on function close_fetched_delivery(bigint) is
+    'Closes what claim_unfetched_delivery() gave, once all that it reports is stored. A letter of another reason, or one that a person has closed, stays as it is.';
+revoke all on function close_fetched_delivery from public;
+select grant_to('server', 'execute on function close_fetched_delivery');
+
 create or replace function close_queue_gate() returns boolean
 language plpgsql security definer set search_path from current set lock_timeout = '10ms'
 as $$
@@ -1878,6 +1917,8 @@ drop function
     dismiss_dead_letters,
     dismiss_dead_letter,
     close_queue_gate,
+    close_fetched_delivery,
+    claim_unfetched_delivery,
     claim_payment_events,
     bury_payment_event,
     apply_payment_events,

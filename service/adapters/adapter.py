@@ -3,11 +3,12 @@
 import asyncio
 import json
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
-from multidict import MultiMapping
+from multidict import CIMultiDict, MultiMapping
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.adapters.money import Money
@@ -19,8 +20,16 @@ MIN_SECRET = 8
 _ID = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 
+NOT_FETCHED = "not_fetched"
+"""The reason of a dead letter about which the provider's API is asked again, see claim_unfetched_delivery()."""
+
+
 class FetchError(Exception):
-    """A provider's API did not tell what we asked; the webhook has to come again."""
+    """A provider's API did not tell what we asked."""
+
+
+class UnconfirmedError(FetchError):
+    """Nor can the webhook be trusted without it, so nothing is kept: it has to come again."""
 
 
 class CannotSignError(Exception):
@@ -34,6 +43,11 @@ class Delivery(NamedTuple):
     body: bytes
     received_at: float
     """Seconds since 1970."""
+
+    @classmethod
+    def kept(cls, body: bytes, content_type: str | None) -> Self:
+        """As it comes out of the database, or a provider's export: nothing is left to verify."""
+        return cls(CIMultiDict({"Content-Type": content_type or ""}), body, time.time())
 
     def header(self, name: str) -> str:
         """The header's value; empty where it is missing or given twice."""
@@ -115,7 +129,7 @@ class Adapter(BaseModel, ABC):
     async def complete(self, item: Payload) -> Payload:
         """What translate() gets: the item itself, unless the money has to be fetched from the provider's API.
 
-        Raises UnusableError, FetchError.
+        Raises UnusableError, FetchError, or UnconfirmedError where nothing is known to be authentic without it.
         """
         return item
 
@@ -127,9 +141,14 @@ class Adapter(BaseModel, ABC):
         """Let go of what complete() has opened."""
 
     async def facts(self, delivery: Delivery) -> list[Fact]:
-        """All that an authentic delivery reports; what is of no use becomes a dead letter and spoils nothing else."""
+        """All that an authentic delivery reports; what is of no use becomes a dead letter and spoils nothing else.
+
+        Where the provider's API does not tell, a dead letter keeps the body for it to be asked again. Raises
+        UnconfirmedError where the body is worth nothing without the answer.
+        """
         content_type = delivery.header("Content-Type")[:255]
         facts: list[Fact] = []
+        unfetched: list[Fact] = []
         try:
             items = list(self.items(delivery.body))
         except UnusableError as error:
@@ -149,7 +168,11 @@ class Adapter(BaseModel, ABC):
             except UnusableError as error:
                 detail = f"{item.at}: {error}" if item.at else str(error)
                 facts.append(DeadLetter(self.connection, error.reason, detail, delivery.body, content_type))
-        return facts
+            except UnconfirmedError:
+                raise
+            except FetchError as error:
+                unfetched = [DeadLetter(self.connection, NOT_FETCHED, str(error), delivery.body, content_type)]
+        return facts + unfetched
 
     async def _completed(self, item: Payload) -> Payload | Exception:
         """As complete(); an error is returned, so that the other items are completed too."""

@@ -14,7 +14,15 @@ import structlog
 from pydantic import Field, ValidationInfo, field_validator
 
 from service.adapters import money
-from service.adapters.adapter import CannotSignError, Delivery, FetchError, Pointers, Secret, as_json
+from service.adapters.adapter import (
+    CannotSignError,
+    Delivery,
+    FetchError,
+    Pointers,
+    Secret,
+    UnconfirmedError,
+    as_json,
+)
 from service.adapters.api import ApiUrl, FetchingAdapter, OAuthApi
 from service.adapters.payload import Payload, UnusableError
 from service.adapters.paypal_certificates import Certificates
@@ -113,8 +121,8 @@ class PayPal(FetchingAdapter):
         name = item.text("/id")
         try:
             return Payload(await self.api.resource("v1", "notifications", "webhooks-events", name))
-        except UnusableError as error:  # forged, so nothing is kept of it; or not yet there, so it has to come again
-            raise FetchError(str(error)) from None
+        except (UnusableError, FetchError) as error:  # it may be forged, so nothing is kept of it
+            raise UnconfirmedError(str(error)) from None
 
     def translate(self, item: Payload) -> Iterable[PaymentEvent]:
         kind, resource = KINDS.get(item.text("/event_type")), item.part("/resource")

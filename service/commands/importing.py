@@ -4,15 +4,12 @@ import asyncio
 import contextlib
 import os
 import stat
-import time
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import BinaryIO, NamedTuple, TypeAlias
-
-from multidict import CIMultiDict
 
 from service import connections
 from service.adapters import direct, strict_json
@@ -253,8 +250,8 @@ async def _theirs(adapter: Adapter, line: bytes) -> list[Fact]:
 
 
 async def _facts(adapter: Adapter, body: bytes, *, content_type: str) -> list[Fact]:
-    """What a body reports. Raises LineError where the provider's API has to confirm it, and does not."""
+    """What a body reports. Raises LineError where the provider's API would have to confirm it, and does not."""
     try:
-        return await adapter.facts(Delivery(CIMultiDict({"Content-Type": content_type}), body, time.time()))
+        return await adapter.facts(Delivery.kept(body, content_type))
     except FetchError as error:
         raise LineError(NOT_CONFIRMED, f"the provider's API did not tell ({error}); do this again") from None

@@ -9,6 +9,8 @@ function apply_payment_events(text[],bigint[],bigint[],text[],text[],text[],text
 function base_kind(text)
 function bury_payment_event(bigint,text,text,integer)
 function claim_payment_events(integer,bigint,boolean) security definer
+function claim_unfetched_delivery(text) security definer
+function close_fetched_delivery(bigint) security definer
 function close_queue_gate() security definer
 function dismiss_dead_letter(bigint,text,text) security definer
 function dismiss_dead_letters(text,integer,text,text) security definer
@@ -71,6 +73,8 @@ function wake_listener() security definer
 grant execute on apply_payment_event(text,bigint,bigint,text,text,text,text,text,text,timestamp with time zone,bytea,text,boolean) to server
 grant execute on apply_payment_events(text[],bigint[],bigint[],text[],text[],text[],text[],text[],text[],timestamp with time zone[],bytea[],text[],integer[],boolean,boolean) to server
 grant execute on claim_payment_events(integer,bigint,boolean) to listener
+grant execute on claim_unfetched_delivery(text) to server
+grant execute on close_fetched_delivery(bigint) to server
 grant execute on close_queue_gate() to listener
 grant execute on dismiss_dead_letter(bigint,text,text) to operator
 grant execute on dismiss_dead_letters(text,integer,text,text) to operator

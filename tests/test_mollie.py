@@ -7,7 +7,7 @@ import pytest
 from multidict import CIMultiDict
 from pydantic import ValidationError
 
-from service.adapters.adapter import Adapter, Delivery, UnconfirmedError
+from service.adapters.adapter import Adapter, Delivery, FetchError
 from service.database import DeadLetter, PaymentEvent
 from tests.provider_api import ProviderApi, provider_api
 from tests.providers import NOW, example, facts, payloads, signed
@@ -135,7 +135,7 @@ async def test_without_an_answer_a_signed_body_is_kept_and_an_unsigned_one_has_t
 ) -> None:
     provider.answers["/v2/payments/tr_1"] = answer
     if getattr(adapter, "classic", False):
-        with pytest.raises(UnconfirmedError):
+        with pytest.raises(FetchError):
             await what(adapter, webhook(adapter))
     else:
         assert await what(adapter, webhook(adapter)) == [("not_fetched",)]

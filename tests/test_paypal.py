@@ -10,7 +10,7 @@ from multidict import CIMultiDict
 from pydantic import ValidationError
 
 from service.adapters import paypal_certificates
-from service.adapters.adapter import Adapter, CannotSignError, Delivery, UnconfirmedError
+from service.adapters.adapter import Adapter, CannotSignError, Delivery, FetchError
 from service.adapters.api import Api
 from service.adapters.paypal import PayPal
 from service.database import DeadLetter, PaymentEvent
@@ -207,7 +207,7 @@ async def test_an_event_that_paypal_does_not_know_leaves_nothing_and_may_come_ag
 ) -> None:
     good = event("PAYMENT.CAPTURE.COMPLETED", CAPTURE)
     for unknown in (good, good | {"id": ".."}):
-        with pytest.raises(UnconfirmedError):
+        with pytest.raises(FetchError):
             await what(adapter, unknown)
     assert provider.paths == ["/v1/oauth2/token", EVENT]
     provider.answers[EVENT] = good
@@ -230,7 +230,7 @@ async def test_without_an_answer_it_has_to_come_again(
 ) -> None:
     good = {"/v1/oauth2/token": TOKEN, EVENT: event("PAYMENT.CAPTURE.COMPLETED", CAPTURE)}
     provider.answers |= good | {path: answer}
-    with pytest.raises(UnconfirmedError):
+    with pytest.raises(FetchError):
         await what(adapter, good[EVENT])
     provider.answers |= good
     assert await what(adapter, good[EVENT]) == [PAID]
@@ -243,7 +243,7 @@ async def test_a_token_serves_until_it_is_refused(provider: ProviderApi, adapter
         await what(adapter, good)
     assert provider.paths.count("/v1/oauth2/token") == 1
     provider.answers[EVENT] = 401
-    with pytest.raises(UnconfirmedError):
+    with pytest.raises(FetchError):
         await what(adapter, good)
     provider.answers[EVENT] = good
     assert await what(adapter, good) == [PAID]

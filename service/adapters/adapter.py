@@ -28,10 +28,6 @@ class FetchError(Exception):
     """A provider's API did not tell what we asked."""
 
 
-class UnconfirmedError(FetchError):
-    """Nor can the webhook be trusted without it, so nothing is kept: it has to come again."""
-
-
 class CannotSignError(Exception):
     """Nobody but the provider has the key that signs webhooks of this connection."""
 
@@ -106,6 +102,11 @@ class Adapter(BaseModel, ABC):
     methods: ClassVar[tuple[str, ...]] = ("POST",)
     """With GET too, where the provider asks for a challenge()'s answer before it sends webhooks."""
 
+    @property
+    def forgeable(self) -> bool:
+        """Whether a body counts for nothing until the provider's API has confirmed it."""
+        return False
+
     @abstractmethod
     async def is_authentic(self, delivery: Delivery) -> bool:
         """Whether the provider sent these very bytes; any doubt is no. Decided before anything is parsed."""
@@ -129,7 +130,7 @@ class Adapter(BaseModel, ABC):
     async def complete(self, item: Payload) -> Payload:
         """What translate() gets: the item itself, unless the money has to be fetched from the provider's API.
 
-        Raises UnusableError, FetchError, or UnconfirmedError where nothing is known to be authentic without it.
+        Raises UnusableError, FetchError.
         """
         return item
 
@@ -143,8 +144,8 @@ class Adapter(BaseModel, ABC):
     async def facts(self, delivery: Delivery) -> list[Fact]:
         """All that an authentic delivery reports; what is of no use becomes a dead letter and spoils nothing else.
 
-        Where the provider's API does not tell, a dead letter keeps the body for it to be asked again. Raises
-        UnconfirmedError where the body is worth nothing without the answer.
+        Where the provider's API does not tell, a dead letter keeps the body for it to be asked again. Raises FetchError
+        where the body is forgeable: then nothing is kept, and it has to come again.
         """
         content_type = delivery.header("Content-Type")[:255]
         facts: list[Fact] = []
@@ -168,9 +169,9 @@ class Adapter(BaseModel, ABC):
             except UnusableError as error:
                 detail = f"{item.at}: {error}" if item.at else str(error)
                 facts.append(DeadLetter(self.connection, error.reason, detail, delivery.body, content_type))
-            except UnconfirmedError:
-                raise
             except FetchError as error:
+                if self.forgeable:
+                    raise
                 unfetched = [DeadLetter(self.connection, NOT_FETCHED, str(error), delivery.body, content_type)]
         return facts + unfetched
 

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, ValidationInfo, field_validator
 
 from service.adapters import money
-from service.adapters.adapter import Delivery, FetchError, Pointers, Secret, Secrets, UnconfirmedError, as_json
+from service.adapters.adapter import Delivery, Pointers, Secret, Secrets, as_json
 from service.adapters.api import Api, ApiUrl, FetchingAdapter
 from service.adapters.payload import Payload, UnusableError
 from service.adapters.signatures import HmacAdapter, HmacScheme, is_any_of
@@ -47,6 +47,10 @@ class Mollie(HmacAdapter, FetchingAdapter):
     @cached_property
     def api(self) -> Api:
         return Api(self.api_url, {"Authorization": f"Bearer {self.api_key}"})
+
+    @property
+    def forgeable(self) -> bool:
+        return self.classic
 
     async def is_authentic(self, delivery: Delivery) -> bool:
         """While one secret replaces another, Mollie may sign with both; each signature that is there has to be good."""
@@ -82,10 +86,6 @@ class Mollie(HmacAdapter, FetchingAdapter):
         except UnusableError as error:
             if self.classic and error.reason == "not_found":  # anyone may ask; nothing is kept of it
                 return Payload({"payments": []})
-            raise
-        except FetchError as error:
-            if self.classic:
-                raise UnconfirmedError(str(error)) from None
             raise
         return Payload({"payments": payments})
 

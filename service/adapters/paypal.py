@@ -14,15 +14,7 @@ import structlog
 from pydantic import Field, ValidationInfo, field_validator
 
 from service.adapters import money
-from service.adapters.adapter import (
-    CannotSignError,
-    Delivery,
-    FetchError,
-    Pointers,
-    Secret,
-    UnconfirmedError,
-    as_json,
-)
+from service.adapters.adapter import CannotSignError, Delivery, FetchError, Pointers, Secret, as_json
 from service.adapters.api import ApiUrl, FetchingAdapter, OAuthApi
 from service.adapters.payload import Payload, UnusableError
 from service.adapters.paypal_certificates import Certificates
@@ -76,6 +68,10 @@ class PayPal(FetchingAdapter):
             _log.warning("signatures_can_be_forged", connection=info.data.get("connection"))
         return accepted
 
+    @property
+    def forgeable(self) -> bool:
+        return True
+
     @cached_property
     def api(self) -> OAuthApi:
         url = self.api_url or f"https://api-m{'' if self.mode == 'live' else '.sandbox'}.paypal.com"
@@ -121,8 +117,8 @@ class PayPal(FetchingAdapter):
         name = item.text("/id")
         try:
             return Payload(await self.api.resource("v1", "notifications", "webhooks-events", name))
-        except (UnusableError, FetchError) as error:  # it may be forged, so nothing is kept of it
-            raise UnconfirmedError(str(error)) from None
+        except UnusableError as error:  # forged, or not yet there
+            raise FetchError(str(error)) from None
 
     def translate(self, item: Payload) -> Iterable[PaymentEvent]:
         kind, resource = KINDS.get(item.text("/event_type")), item.part("/resource")

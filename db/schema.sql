@@ -877,13 +877,7 @@ CREATE FUNCTION public.find_named_invoices(p_text text) RETURNS SETOF bigint
     AS $_$
 begin
     return query
-    with recursive connections as (
-        (select r.connection from invoice_references r order by r.connection limit 1)
-        union all
-        select (select r.connection from invoice_references r where r.connection > c.connection order by r.connection limit 1)
-        from connections c where c.connection is not null
-    )
-    select r.invoice_id from connections c join invoice_references r on r.connection = c.connection and r.reference = p_text
+    select r.invoice_id from invoice_references r where r.reference = p_text
     union
     select i.id from invoices i where i.id = case when p_text ~ '^[0-9]{1,18}$' then p_text::bigint end;
 end
@@ -906,23 +900,14 @@ CREATE FUNCTION public.find_payment_events(p_text text) RETURNS SETOF bigint
     SET search_path TO 'public', 'pg_temp'
     AS $$
 begin
-    -- Every key begins with the connection, of which there are few: walk over them.
     return query
-    with recursive connections as (
-        (select e.connection from payment_events e order by e.connection limit 1)
-        union all
-        select (select e.connection from payment_events e where e.connection > c.connection order by e.connection limit 1)
-        from connections c where c.connection is not null
-    ), found as (
-        select e.id from connections c join payment_events e on e.connection = c.connection and e.event_id = p_text
+    select f.id from (
+        select e.id from payment_events e where e.event_id = p_text
         union
-        select p.id from connections c
-        cross join unnest(array['payment', 'refund', 'chargeback', 'payment_reversal', 'refund_reversal', 'chargeback_reversal']) k (kind)
-        join payments p on p.connection = c.connection and p.kind = k.kind and p.reference = p_text
+        select p.id from payments p where p.reference = p_text
         union
-        select w.id from connections c join parked_events w on w.connection = c.connection and w.invoice_reference = p_text
-    )
-    select f.id from found f order by f.id limit 100;
+        select w.id from parked_events w where w.invoice_reference = p_text
+    ) f order by f.id limit 100;
 end
 $$;
 
@@ -3515,7 +3500,7 @@ ALTER TABLE ONLY public.deliveries
 --
 
 ALTER TABLE ONLY public.invoice_references
-    ADD CONSTRAINT invoice_references_pkey PRIMARY KEY (connection, reference);
+    ADD CONSTRAINT invoice_references_pkey PRIMARY KEY (reference, connection);
 
 
 --
@@ -3555,15 +3540,15 @@ ALTER TABLE ONLY public.parked_events
 --
 
 ALTER TABLE ONLY public.parked_references
-    ADD CONSTRAINT parked_references_pkey PRIMARY KEY (connection, reference);
+    ADD CONSTRAINT parked_references_pkey PRIMARY KEY (reference, connection);
 
 
 --
--- Name: payment_events payment_events_connection_event_id_key; Type: CONSTRAINT; Schema: public; Owner: -
+-- Name: payment_events payment_events_event_id_connection_key; Type: CONSTRAINT; Schema: public; Owner: -
 --
 
 ALTER TABLE ONLY public.payment_events
-    ADD CONSTRAINT payment_events_connection_event_id_key UNIQUE (connection, event_id);
+    ADD CONSTRAINT payment_events_event_id_connection_key UNIQUE (event_id, connection);
 
 
 --
@@ -3615,10 +3600,10 @@ ALTER TABLE ONLY public.schema_migrations
 
 
 --
--- Name: dead_letters_connection_event_id_idx; Type: INDEX; Schema: public; Owner: -
+-- Name: dead_letters_event_id_connection_idx; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX dead_letters_connection_event_id_idx ON public.dead_letters USING btree (connection, event_id);
+CREATE INDEX dead_letters_event_id_connection_idx ON public.dead_letters USING btree (event_id, connection);
 
 
 --
@@ -3667,14 +3652,14 @@ CREATE INDEX parked_events_invoice_id_idx ON public.parked_events USING btree (i
 -- Name: parked_events_invoice_reference_idx; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX parked_events_invoice_reference_idx ON public.parked_events USING btree (connection, invoice_reference) WHERE (invoice_reference IS NOT NULL);
+CREATE INDEX parked_events_invoice_reference_idx ON public.parked_events USING btree (invoice_reference, connection) WHERE (invoice_reference IS NOT NULL);
 
 
 --
 -- Name: parked_events_movement_idx; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX parked_events_movement_idx ON public.parked_events USING btree (connection, movement_kind, movement_reference) WHERE (movement_reference IS NOT NULL);
+CREATE INDEX parked_events_movement_idx ON public.parked_events USING btree (movement_reference, movement_kind, connection) WHERE (movement_reference IS NOT NULL);
 
 
 --
@@ -3695,7 +3680,7 @@ CREATE INDEX parked_references_invoice_id_idx ON public.parked_references USING 
 -- Name: parked_references_invoice_reference_idx; Type: INDEX; Schema: public; Owner: -
 --
 
-CREATE INDEX parked_references_invoice_reference_idx ON public.parked_references USING btree (connection, invoice_reference) WHERE (invoice_reference IS NOT NULL);
+CREATE INDEX parked_references_invoice_reference_idx ON public.parked_references USING btree (invoice_reference, connection) WHERE (invoice_reference IS NOT NULL);
 
 
 --
@@ -3720,17 +3705,17 @@ CREATE INDEX payment_reports_payment_id_idx ON public.payment_reports USING btre
 
 
 --
--- Name: payments_connection_kind_reference_key; Type: INDEX; Schema: public; Owner: -
---
-
-CREATE UNIQUE INDEX payments_connection_kind_reference_key ON public.payments USING btree (connection, kind, reference) WHERE (reference IS NOT NULL);
-
-
---
 -- Name: payments_invoice_id_idx; Type: INDEX; Schema: public; Owner: -
 --
 
 CREATE INDEX payments_invoice_id_idx ON public.payments USING btree (invoice_id);
+
+
+--
+-- Name: payments_reference_kind_connection_key; Type: INDEX; Schema: public; Owner: -
+--
+
+CREATE UNIQUE INDEX payments_reference_kind_connection_key ON public.payments USING btree (reference, kind, connection) WHERE (reference IS NOT NULL);
 
 
 --

@@ -1,5 +1,6 @@
 """What an operator sees and does: dead letters, voids, timelines, health, bodies. Called as the operator's role."""
 
+import re
 from typing import Any
 
 import asyncpg
@@ -614,3 +615,18 @@ async def test_every_column_that_is_not_self_evident_has_a_comment(db: Connectio
         SELF_EVIDENT,
     )
     assert [row[0] for row in rows] == []
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        ("select * from payment_event_states where event_id = 'evt_1'", "payment_events_event_id_connection_key"),
+        ("select * from payments where reference = 're_1'", "payments_reference_kind_connection_key"),
+        ("select * from dead_letters where event_id = 'evt_1'", "dead_letters_event_id_connection_idx"),
+        ("select * from invoice_references where reference = 'INV-1'", "invoice_references_pkey"),
+    ],
+)
+async def test_what_a_person_has_at_hand_is_found_by_an_index(db: Connection, query: str, index: str) -> None:
+    await db.execute("set enable_seqscan = off")
+    plan = "\n".join(row[0] for row in await db.fetch(f"explain (costs off) {query}"))
+    assert re.search(rf"{index}\b.*\n +Index Cond: \(\(?(\w+\.)?(event_id|reference) = ", plan), plan

@@ -3,13 +3,7 @@ language plpgsql stable security definer set search_path from current
 as $$
 begin
     return query
-    with recursive connections as (
-        (select r.connection from invoice_references r order by r.connection limit 1)
-        union all
-        select (select r.connection from invoice_references r where r.connection > c.connection order by r.connection limit 1)
-        from connections c where c.connection is not null
-    )
-    select r.invoice_id from connections c join invoice_references r on r.connection = c.connection and r.reference = p_text
+    select r.invoice_id from invoice_references r where r.reference = p_text
     union
     select i.id from invoices i where i.id = case when p_text ~ '^[0-9]{1,18}$' then p_text::bigint end;
 end

@@ -563,13 +563,7 @@ language plpgsql stable security definer set search_path from current
 as $$
 begin
     return query
-    with recursive connections as (
-        (select r.connection from invoice_references r order by r.connection limit 1)
-        union all
-        select (select r.connection from invoice_references r where r.connection > c.connection order by r.connection limit 1)
-        from connections c where c.connection is not null
-    )
-    select r.invoice_id from connections c join invoice_references r on r.connection = c.connection and r.reference = p_text
+    select r.invoice_id from invoice_references r where r.reference = p_text
     union
     select i.id from invoices i where i.id = case when p_text ~ '^[0-9]{1,18}$' then p_text::bigint end;
 end
@@ -583,23 +577,14 @@ create or replace function find_payment_events(p_text text) returns setof bigint
 language plpgsql stable security definer set search_path from current
 as $$
 begin
-    -- Every key begins with the connection, of which there are few: walk over them.
     return query
-    with recursive connections as (
-        (select e.connection from payment_events e order by e.connection limit 1)
-        union all
-        select (select e.connection from payment_events e where e.connection > c.connection order by e.connection limit 1)
-        from connections c where c.connection is not null
-    ), found as (
-        select e.id from connections c join payment_events e on e.connection = c.connection and e.event_id = p_text
+    select f.id from (
+        select e.id from payment_events e where e.event_id = p_text
         union
-        select p.id from connections c
-        cross join unnest(array['payment', 'refund', 'chargeback', 'payment_reversal', 'refund_reversal', 'chargeback_reversal']) k (kind)
-        join payments p on p.connection = c.connection and p.kind = k.kind and p.reference = p_text
+        select p.id from payments p where p.reference = p_text
         union
-        select w.id from connections c join parked_events w on w.connection = c.connection and w.invoice_reference = p_text
-    )
-    select f.id from found f order by f.id limit 100;
+        select w.id from parked_events w where w.invoice_reference = p_text
+    ) f order by f.id limit 100;
 end
 $$;
 comment on function find_payment_events(text) is

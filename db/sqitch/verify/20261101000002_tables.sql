@@ -127,8 +127,8 @@ constraint parked_references_awaited_check on parked_references
 constraint parked_references_pkey on parked_references
 constraint payment_events_amount_check on payment_events
 constraint payment_events_connection_check on payment_events
-constraint payment_events_connection_event_id_key on payment_events
 constraint payment_events_currency_check on payment_events
+constraint payment_events_event_id_connection_key on payment_events
 constraint payment_events_invoice_check on payment_events
 constraint payment_events_kind_check on payment_events
 constraint payment_events_length_check on payment_events
@@ -163,7 +163,7 @@ grant select on payment_reports to operator
 grant select on payments to operator
 grant select on reassigned_events to operator
 grant update on invoices (amount) to biller
-index dead_letters_connection_event_id_idx
+index dead_letters_event_id_connection_idx
 index dead_letters_fingerprint_key
 index dead_letters_open_idx
 index dead_letters_payment_event_id_key
@@ -184,15 +184,15 @@ index parked_references_invoice_id_idx
 index parked_references_invoice_reference_idx
 index parked_references_parked_at_idx
 index parked_references_pkey
-index payment_events_connection_event_id_key
+index payment_events_event_id_connection_key
 index payment_events_pkey
 index payment_queue_next_attempt_at_idx
 index payment_queue_pkey
 index payment_reports_payment_id_idx
 index payment_reports_pkey
-index payments_connection_kind_reference_key
 index payments_invoice_id_idx
 index payments_pkey
+index payments_reference_kind_connection_key
 index payments_reverses_key
 index reassigned_events_pkey
 sequence dead_letters_id_seq

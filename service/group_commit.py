@@ -1,13 +1,17 @@
 """Many requests, one call: what arrives while a commit is in flight shares the next one.
 
-Nothing waits on a timer, so a lone request is not delayed. Each item is answered after the commit that holds it.
+A lone request is not delayed, and each is answered after the commit that holds it.
 """
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
+
+PATIENCE = 0.020
+"""Seconds that a batch may be in flight before another lane helps."""
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -37,6 +41,7 @@ class _Waiting(Generic[Item, Outcome]):
 class GroupCommit(Generic[Item, Outcome]):
     """A bounded queue in front of some lanes, each of which commits one batch at a time by its flush.
 
+    One lane works alone, since large batches cost least; another helps while that one's batch is late.
     A batch that raises one of `splits` is tried again in halves, so that an item which breaks its batch gets its own
     error and the others succeed; any other exception is the answer to the whole batch. `deadline` is in seconds: a
     batch ends with its oldest item's, and what waits behind it is younger. `on_batch` is told each batch's size.
@@ -53,6 +58,7 @@ class GroupCommit(Generic[Item, Outcome]):
         max_waiting: int = 2000,
     ):
         self._idle = list(lanes)
+        self._busy = self._late = 0  # lanes at work, and those of them whose batch is late
         self._splits = splits
         self._deadline = deadline
         self._on_batch = on_batch
@@ -75,24 +81,50 @@ class GroupCommit(Generic[Item, Outcome]):
         loop = asyncio.get_running_loop()
         waiting = _Waiting[Item, Outcome](item, loop.create_future(), loop.time() + self._deadline)
         self._waiting.append(waiting)
-        if self._idle:
-            task = loop.create_task(self._run(self._idle.pop()))
+        self._start()
+        return waiting.outcome
+
+    def _start(self) -> None:
+        """Start a lane, unless one is at work that will soon be back."""
+        if self._idle and self._waiting and self._busy == self._late:
+            self._busy += 1
+            task = asyncio.create_task(self._run(self._idle.pop()))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
-        return waiting.outcome
 
     async def close(self) -> None:
         """Wait until everything submitted is answered."""
-        await asyncio.gather(*self._running)
+        while self._running:  # one that is late may call for help meanwhile
+            await asyncio.gather(*self._running)
 
     async def _run(self, flush: Flush[Item, Outcome]) -> None:
         try:
-            while self._waiting:
+            while self._waiting and self._busy - self._late == 1:
                 batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._max_batch))]
                 self._on_batch(len(batch))
-                await self._commit(flush, batch)
+                with self._helped():
+                    await self._commit(flush, batch)
         finally:
+            self._busy -= 1
             self._idle.append(flush)
+
+    @contextlib.contextmanager
+    def _helped(self) -> Iterator[None]:
+        """Have another lane help once the block has taken longer than PATIENCE."""
+        late = False
+
+        def help_it() -> None:
+            nonlocal late
+            late = True
+            self._late += 1
+            self._start()
+
+        timer = asyncio.get_running_loop().call_later(PATIENCE, help_it)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self._late -= late
 
     async def _commit(self, flush: Flush[Item, Outcome], batch: list[_Waiting[Item, Outcome]]) -> None:
         try:

@@ -40,7 +40,9 @@ SHUTDOWN_TIMEOUT = 10.0
 BODY_TIMEOUT = 10.0
 """Seconds that a body may take to arrive."""
 LANES = 2
-"""Connections, and so commits in flight at once, for each kind of commit."""
+"""Connections for each kind of commit: one at work, and one for when that is held up."""
+FETCH_TIMEOUT = 30.0
+"""Seconds to ask a provider's API again about one delivery, and to store what it tells."""
 BUSY_PAUSES = (0.0, 0.02, 0.1, 0.3, 0.6)
 """Seconds between tries at an invoice that somebody else has locked."""
 
@@ -154,9 +156,9 @@ class Server:
             for adapter in adapters:
                 try:
                     with self._answering():
-                        while await self._fetch_oldest(session, adapter):
+                        while await asyncio.wait_for(self._fetch_oldest(session, adapter), FETCH_TIMEOUT):
                             pass
-                except (Problem, RejectedError):
+                except (Problem, RejectedError, TimeoutError):
                     pass  # it is due again; what the database refuses shows in readyz
                 except Exception:  # noqa: BLE001 - one body that we cannot read must not end this for all others
                     _log.exception("not_fetched_again", connection=adapter.connection)

@@ -123,16 +123,66 @@ async def test_no_item_waits_longer_than_the_deadline_behind_a_flush_that_hangs(
     assert await group.submit(7) == 14
 
 
-async def test_two_lanes_work_at_once() -> None:
-    slow, fast = Flush(), Flush()
+async def test_one_lane_works_alone_and_another_helps_while_its_batch_is_late() -> None:
+    slow, helper = Flush(), Flush()
     slow.gate.clear()
-    group = commit(fast, slow)  # the last is taken first
+    group = commit(helper, slow)  # the last is taken first
     stuck = group.submit(1)
     await asyncio.sleep(0)
-    assert await group.submit(2) == 4
-    assert not stuck.done()
+    others = [group.submit(2), group.submit(3)]
+    await asyncio.sleep(0)
+    assert (slow.batches, helper.batches) == ([[1]], [])
+    assert await asyncio.gather(*others) == [4, 6]
+    assert await group.submit(4) == 8
+    assert helper.batches == [[2, 3], [4]]
+    helper.gate.clear()
+    late_too = group.submit(5)
+    await asyncio.sleep(2 * group_commit.PATIENCE)
+    waiting = group.submit(6)
     slow.gate.set()
-    assert await stuck == 2
+    assert (await stuck, await waiting) == (2, 12)
+    assert slow.batches == [[1], [6]]
+    helper.gate.set()
+    assert await late_too == 10
+    for number in range(7, 20):  # one alone again, whichever
+        before = len(slow.batches) + len(helper.batches)
+        one, other = group.submit(number), group.submit(0)
+        assert (await one, await other) == (2 * number, 0)
+        assert len(slow.batches) + len(helper.batches) == before + 1
+
+
+async def test_of_two_lanes_at_work_one_stops_once_neither_is_late() -> None:
+    first, second = Flush(), Flush()
+    first.gate.clear()
+    second.gate.clear()
+    group = commit(second, first, max_batch=1)
+    futures = [group.submit(number) for number in range(4)]
+    await asyncio.sleep(1.5 * group_commit.PATIENCE)
+    assert (first.batches, second.batches) == ([[0]], [[1]])
+    first.gate.set()
+    await asyncio.sleep(0.2 * group_commit.PATIENCE)
+    assert (first.batches, second.batches) == ([[0]], [[1]])  # the second is not late yet
+    second.gate.set()
+    assert await asyncio.gather(*futures) == [0, 2, 4, 6]
+    assert second.batches == [[1], [2], [3]]
+
+
+async def test_close_waits_for_a_lane_that_helped_meanwhile() -> None:
+    slow, helper = Flush(), Flush()
+    slow.gate.clear()
+    helper.gate.clear()
+    group = commit(helper, slow, max_batch=1)
+    futures = [group.submit(1), group.submit(2)]
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(group.close())
+    await asyncio.sleep(2 * group_commit.PATIENCE)
+    slow.gate.set()
+    await futures[0]
+    await asyncio.sleep(0)
+    assert not closing.done()
+    helper.gate.set()
+    await closing
+    assert futures[1].result() == 4
 
 
 async def test_close_waits_for_what_was_submitted() -> None:

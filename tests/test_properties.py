@@ -361,6 +361,12 @@ def without_repeats_of_what_may_wait(events: Sequence[Event]) -> list[Event]:
     ]
 
 
+def is_awaited(event: Event, later: Sequence[Event]) -> bool:
+    """Whether a later one of the batch is what a known event is parked for: one by one the event is in the queue just
+    after its own call, in one batch it is by the end of the call, which says so."""
+    return any(one.reference in {event.reference, event.parent_reference} - {None} for one in later)
+
+
 @in_one_database
 @given(history=histories())
 async def test_one_by_one_and_by_arrays_the_same_input_has_the_same_outcomes_and_leaves_the_same_books(
@@ -381,7 +387,10 @@ async def test_one_by_one_and_by_arrays_the_same_input_has_the_same_outcomes_and
             events = without_repeats_of_what_may_wait(step.events)
             one_by_one = await path_each(db, [told_apart(e, each, "each") for e in events], park=step.park)
             at_once = await path_together(db, [told_apart(e, together, "together") for e in events], park=step.park)
-            assert one_by_one == at_once
+            for position, outcomes in enumerate(zip(one_by_one, at_once, strict=True)):
+                assert outcomes[0] == outcomes[1] or (
+                    outcomes == ("parked", "queued") and is_awaited(events[position], events[position + 1 :])
+                )
         elif step == "the queue is drained":
             await drain(db)
         elif not late:

@@ -93,6 +93,7 @@ CREATE TABLE public.payment_events (
     CONSTRAINT payment_events_currency_check CHECK (((length(currency) = 3) AND (rtrim(currency, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'::text) = ''::text))),
     CONSTRAINT payment_events_invoice_check CHECK ((
 CASE
+    WHEN (kind = 'payment'::text) THEN num_nonnulls(invoice_id, invoice_reference)
     WHEN ("right"(kind, 9) = '_reversal'::text) THEN num_nonnulls(reference, reverses)
     ELSE num_nonnulls(invoice_id, invoice_reference, parent_reference)
 END > 0)),
@@ -200,6 +201,7 @@ declare
     v_states text[];
     v_near_limit boolean;
     v_known boolean;
+    v_parked bigint[] := '{}';
     v_outcomes payment_event_outcome[] := '{}';
 begin
     -- Here and in what is called from here arrays keep the input's order without being sorted: unnest() gives it, and the
@@ -212,7 +214,14 @@ begin
         return v_outcomes;
     end if;
     if not p_stored then
+        if not p_park and 'waiting' = any(v_states) then
+            select f.* into v_invoice_ids, v_states from foresee_currency_mismatches(p_events, v_invoice_ids, v_states) f;
+        end if;
         select s.* into v_states, v_events, v_known from store_payment_events(p_events, p_park, v_invoice_ids, v_states) s;
+    end if;
+    if v_known then    -- before what they wait for is posted here, and releases them
+        v_parked := array(select w.id from unnest(v_events) e
+                          cross join lateral (select w.id from parked_events w where w.id = e.id offset 0) w);
     end if;
     select p.* into v_invoice_ids, v_states from post_payments(v_events, v_invoice_ids, v_states) p;
     if 'applied' = all(v_states) and (p_stored or not v_known) then
@@ -220,7 +229,7 @@ begin
                      from unnest(v_events) with ordinality e);
     end if;
     -- It moves what it has stored itself, or holds in the queue. Where another event waits is for the worker to change.
-    v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states, array(select e.id from unnest(p_events) e where e.id is not null));
+    v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states, array(select e.id from unnest(p_events) e where e.id is not null), v_parked);
     if v_known then
         perform leave_waiting(v_outcomes, p_claimed => false);
     end if;
@@ -646,7 +655,7 @@ begin
         when (select w.id from parked_events w where w.id = v_events[s.position].id) is not null then 'parked'
         else 'duplicate' end
         from unnest(v_states) with ordinality s(state, position) order by s.position);
-    v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states, '{}');
+    v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states, '{}', '{}');
     for v_position in 1 .. cardinality(v_states) loop
         if v_states[v_position] = 'repeated' and v_outcomes[v_position].outcome = 'queued' then
             v_outcomes[v_position].outcome := 'duplicate';
@@ -1021,6 +1030,44 @@ $$;
 --
 
 COMMENT ON FUNCTION public.follow_invoice_amount() IS 'Trigger of invoices: a changed amount changes the status.';
+
+
+--
+-- Name: foresee_currency_mismatches(public.payment_events[], bigint[], text[]); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.foresee_currency_mismatches(p_events public.payment_events[], INOUT p_invoice_ids bigint[], INOUT p_states text[]) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+declare
+    v_invoice_ids bigint[] := p_invoice_ids;
+    v_event payment_events;
+begin
+    for v_position in 1 .. cardinality(p_events) loop
+        continue when p_states[v_position] <> 'waiting';
+        v_event := p_events[v_position];
+        v_invoice_ids[v_position] := (
+            select v_invoice_ids[m.ordinality]
+            from unnest(p_events[:v_position - 1]) with ordinality m
+            where p_states[m.ordinality] in ('ready', 'waiting') and m.connection = v_event.connection
+              and m.kind = coalesce(base_kind(v_event.kind), 'payment')
+              and m.reference = case when base_kind(v_event.kind) is null then v_event.parent_reference else v_event.reference end
+            order by m.ordinality limit 1);
+        if v_event.currency <> (select i.currency from invoices i where i.id = v_invoice_ids[v_position]) then
+            p_invoice_ids[v_position] := v_invoice_ids[v_position];
+            p_states[v_position] := 'currency_mismatch';
+        end if;
+    end loop;
+end
+$$;
+
+
+--
+-- Name: FUNCTION foresee_currency_mismatches(p_events public.payment_events[], INOUT p_invoice_ids bigint[], INOUT p_states text[]); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.foresee_currency_mismatches(p_events public.payment_events[], INOUT p_invoice_ids bigint[], INOUT p_states text[]) IS 'Refuses what waits for a movement earlier in its batch, and is in another currency than that one''s invoice, before it is stored.';
 
 
 --
@@ -1637,7 +1684,7 @@ COMMENT ON FUNCTION public.open_queue_gate() IS 'For the listener on watch, as s
 
 CREATE FUNCTION public.payment_event_error(p_event public.payment_events) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
-    RETURN CASE WHEN (((p_event).event_id IS NULL) OR ((length((p_event).event_id) < 1) OR (length((p_event).event_id) > 255))) THEN 'event_id must be 1 to 255 characters'::text WHEN (((p_event).amount IS NULL) OR (((p_event).amount < 1) OR ((p_event).amount > '1000000000000000'::bigint))) THEN format('amount must be 1 to 10^15 minor units, not %s'::text, COALESCE(((p_event).amount)::text, 'null'::text)) WHEN ((p_event).kind <> ALL (ARRAY['payment'::text, 'refund'::text, 'chargeback'::text, 'payment_reversal'::text, 'refund_reversal'::text, 'chargeback_reversal'::text])) THEN format('kind must be payment, refund, chargeback or one of these with _reversal, not %L'::text, "left"((p_event).kind, 40)) WHEN ((length((p_event).currency) <> 3) OR (rtrim((p_event).currency, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'::text) <> ''::text)) THEN format('currency must be three capital letters (ISO 4217), not %L'::text, "left"((p_event).currency, 40)) WHEN (((length((p_event).connection) < 1) OR (length((p_event).connection) > 63)) OR (rtrim((p_event).connection, 'abcdefghijklmnopqrstuvwxyz0123456789_-'::text) <> ''::text)) THEN format('connection must be 1 to 63 of a-z, 0-9, _ and -, not %L'::text, "left"((p_event).connection, 80)) WHEN ((length((p_event).reference) < 1) OR (length((p_event).reference) > 255)) THEN 'reference must be 1 to 255 characters'::text WHEN ((length((p_event).parent_reference) < 1) OR (length((p_event).parent_reference) > 255)) THEN 'parent_reference must be 1 to 255 characters'::text WHEN ((length((p_event).invoice_reference) < 1) OR (length((p_event).invoice_reference) > 255)) THEN 'invoice_reference must be 1 to 255 characters'::text WHEN (("right"((p_event).kind, 9) = '_reversal'::text) AND (num_nonnulls((p_event).reference, (p_event).reverses) = 0)) THEN format('reference must name the movement that this %s undoes'::text, (p_event).kind) WHEN (("right"((p_event).kind, 9) <> '_reversal'::text) AND (num_nonnulls((p_event).invoice_id, (p_event).invoice_reference, (p_event).parent_reference) = 0)) THEN 'invoice_id, invoice_reference or parent_reference must name the invoice'::text ELSE NULL::text END;
+    RETURN CASE WHEN (((p_event).event_id IS NULL) OR ((length((p_event).event_id) < 1) OR (length((p_event).event_id) > 255))) THEN 'event_id must be 1 to 255 characters'::text WHEN (((p_event).amount IS NULL) OR (((p_event).amount < 1) OR ((p_event).amount > '1000000000000000'::bigint))) THEN format('amount must be 1 to 10^15 minor units, not %s'::text, COALESCE(((p_event).amount)::text, 'null'::text)) WHEN ((p_event).kind <> ALL (ARRAY['payment'::text, 'refund'::text, 'chargeback'::text, 'payment_reversal'::text, 'refund_reversal'::text, 'chargeback_reversal'::text])) THEN format('kind must be payment, refund, chargeback or one of these with _reversal, not %L'::text, "left"((p_event).kind, 40)) WHEN ((length((p_event).currency) <> 3) OR (rtrim((p_event).currency, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'::text) <> ''::text)) THEN format('currency must be three capital letters (ISO 4217), not %L'::text, "left"((p_event).currency, 40)) WHEN (((length((p_event).connection) < 1) OR (length((p_event).connection) > 63)) OR (rtrim((p_event).connection, 'abcdefghijklmnopqrstuvwxyz0123456789_-'::text) <> ''::text)) THEN format('connection must be 1 to 63 of a-z, 0-9, _ and -, not %L'::text, "left"((p_event).connection, 80)) WHEN ((length((p_event).reference) < 1) OR (length((p_event).reference) > 255)) THEN 'reference must be 1 to 255 characters'::text WHEN ((length((p_event).parent_reference) < 1) OR (length((p_event).parent_reference) > 255)) THEN 'parent_reference must be 1 to 255 characters'::text WHEN ((length((p_event).invoice_reference) < 1) OR (length((p_event).invoice_reference) > 255)) THEN 'invoice_reference must be 1 to 255 characters'::text WHEN (("right"((p_event).kind, 9) = '_reversal'::text) AND (num_nonnulls((p_event).reference, (p_event).reverses) = 0)) THEN format('reference must name the movement that this %s undoes'::text, (p_event).kind) WHEN (((p_event).kind = 'payment'::text) AND (num_nonnulls((p_event).invoice_id, (p_event).invoice_reference) = 0)) THEN 'invoice_id or invoice_reference must name the invoice of a payment'::text WHEN (((p_event).kind = ANY (ARRAY['refund'::text, 'chargeback'::text])) AND (num_nonnulls((p_event).invoice_id, (p_event).invoice_reference, (p_event).parent_reference) = 0)) THEN 'invoice_id, invoice_reference or parent_reference must name the invoice'::text ELSE NULL::text END;
 
 
 --
@@ -1687,20 +1734,28 @@ declare
     v_now_posted bigint[];
     v_postings bigint[];
     v_ids bigint[];
+    v_ready bigint[];
     v_awaited boolean := false;
 begin
     foreach v_phase in array array(select distinct posting_phase(e.kind) from unnest(p_events) e order by 1) loop
         if v_phase = 3 or v_phase = 2 and 'waiting' = any(p_states) then
             -- What refers to a movement may follow it in the same batch: look again, now that the earlier phases have posted.
             v_ids := array(select e.id from unnest(p_events) e);
+            v_ready := array(select case when p_states[e.ordinality] = 'ready' then e.id end from unnest(p_events) with ordinality e);
             select array_agg(coalesce(p_invoice_ids[e.ordinality], m.invoice_id) order by e.ordinality),
                    array_agg(case when base_kind(e.kind) is not null then m.id end order by e.ordinality),
                    array_agg(case
-                       when p_states[e.ordinality] not in ('ready', 'waiting') or posting_phase(e.kind) <> v_phase
+                       when p_states[e.ordinality] not in ('ready', 'waiting', 'repeated') or posting_phase(e.kind) <> v_phase
                            or p_states[e.ordinality] = 'ready' and base_kind(e.kind) is null then p_states[e.ordinality]
-                       when m.id is null or array_position(v_ids, m.id) > e.ordinality and m.id = any(v_posted) then 'waiting'
+                       when p_states[e.ordinality] = 'repeated' and (
+                           -- The first time it had to wait, and this is the first time after the movement.
+                           m.id = any(v_posted) and array_position(v_ids, e.id) < array_position(v_ready, m.id)
+                           and array_position(v_ids, e.id, array_position(v_ready, m.id)) = e.ordinality
+                           and (base_kind(e.kind) is not null or p_states[array_position(v_ids, e.id)] = 'waiting')
+                       ) is not true then 'repeated'
+                       when m.id is null or array_position(v_ready, m.id) > e.ordinality and m.id = any(v_posted) then 'waiting'
                        when p_states[e.ordinality] = 'waiting' and m.id <> all(v_posted) then 'waiting'
-                       when e.currency <> i.currency then 'currency_mismatch'
+                       when e.currency <> i.currency then case p_states[e.ordinality] when 'repeated' then 'queued' else 'currency_mismatch' end
                        when base_kind(e.kind) is null then 'ready'
                        when m.invoice_id <> coalesce(p_invoice_ids[e.ordinality], m.invoice_id) or m.amount < e.amount then 'conflict'
                        else 'ready'
@@ -1968,7 +2023,7 @@ declare
 begin
     select * into v_stored from store_payment_events(array[p_event], true, array[]::bigint[], array['failed']);
     if v_stored.p_known then
-        return (set_events_aside(v_stored.p_events, array[]::bigint[], v_stored.p_states, '{}'))[1];
+        return (set_events_aside(v_stored.p_events, array[]::bigint[], v_stored.p_states, '{}', '{}'))[1];
     end if;
     insert into payment_queue (id) values (p_event.id);
     perform fail_payment_event(p_event.id, p_failure.detail);
@@ -2360,23 +2415,23 @@ COMMENT ON FUNCTION public.seconds_to_next_retry() IS 'Seconds until the next ev
 
 
 --
--- Name: set_events_aside(public.payment_events[], bigint[], text[], bigint[]); Type: FUNCTION; Schema: public; Owner: -
+-- Name: set_events_aside(public.payment_events[], bigint[], text[], bigint[], bigint[]); Type: FUNCTION; Schema: public; Owner: -
 --
 
-CREATE FUNCTION public.set_events_aside(p_events public.payment_events[], p_invoice_ids bigint[], p_states text[], p_own bigint[]) RETURNS public.payment_event_outcome[]
+CREATE FUNCTION public.set_events_aside(p_events public.payment_events[], p_invoice_ids bigint[], p_states text[], p_own bigint[], p_parked bigint[]) RETURNS public.payment_event_outcome[]
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
     AS $$
 declare
     v_outcomes payment_event_outcome[];
     v_parked bigint[];
+    v_ids bigint[] := array(select e.id from unnest(p_events) e);
 begin
     select array_agg(row(
             s.id, i.id,
             case
                 when p_states[e.ordinality] = 'rewritten' then 'conflict'
-                when p_states[e.ordinality] = 'waiting' and e.id <> all(p_own)
-                    and (select w.id from parked_events w where w.id = e.id) is null then 'queued'
+                when p_states[e.ordinality] = 'waiting' and e.id <> all(p_own || p_parked) then 'queued'
                 when p_states[e.ordinality] = 'waiting' then 'parked'
                 when p_states[e.ordinality] = 'unknown_invoice' and s.id is not null then 'parked'
                 else p_states[e.ordinality]
@@ -2422,7 +2477,7 @@ begin
     perform bury_payment_event(e.id, (v_outcomes[e.ordinality]).outcome, (v_outcomes[e.ordinality]).detail)
     from unnest(p_events) with ordinality e
     where p_states[e.ordinality] in ('conflict', 'currency_mismatch', 'amount_out_of_range')
-      and (v_outcomes[e.ordinality]).id = any(p_own)
+      and (v_outcomes[e.ordinality]).id = any(p_own) and array_position(v_ids, e.id) = e.ordinality
     order by e.id;
 
     insert into dead_letters (connection, event_id, delivery_id, reason, detail, report, fingerprint)
@@ -2434,14 +2489,15 @@ begin
     order by r.report
     on conflict do nothing;
 
-    -- An event given twice in one batch: the second time it has become what the first time made of it. (Parked, even if what it
-    -- waited for came between the two: it is in the queue by then.)
+    -- An event given twice in one batch: the second time it has become what the first time made of it.
     if 'repeated' = any(p_states) then
         v_outcomes := array(
             select case when p_states[e.ordinality] <> 'repeated' then v_outcomes[e.ordinality]
-                else (select row(o.id, o.invoice_id, case when o.outcome = 'applied' then 'duplicate' when o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range') and o.id = any(p_own) then 'dead' else o.outcome end,
-                             case when o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range') and o.id = any(p_own) then concat_ws(': ', o.outcome, o.detail) else o.detail end)::payment_event_outcome
+                else (select row(o.id, o.invoice_id, case when o.outcome = 'applied' then 'duplicate' when buried then 'dead' else o.outcome end,
+                             case when buried then concat_ws(': ', o.outcome, o.detail) else o.detail end)::payment_event_outcome
                       from unnest(v_outcomes) with ordinality o
+                      cross join lateral (select o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range')
+                                                 and o.id = any(p_own) and array_position(v_ids, o.id) = o.ordinality) b(buried)
                       where o.id = e.id and o.outcome <> 'repeated' and o.ordinality < e.ordinality
                       order by o.ordinality desc limit 1) end
             from unnest(p_events) with ordinality e order by e.ordinality);
@@ -2452,10 +2508,10 @@ $$;
 
 
 --
--- Name: FUNCTION set_events_aside(p_events public.payment_events[], p_invoice_ids bigint[], p_states text[], p_own bigint[]); Type: COMMENT; Schema: public; Owner: -
+-- Name: FUNCTION set_events_aside(p_events public.payment_events[], p_invoice_ids bigint[], p_states text[], p_own bigint[], p_parked bigint[]); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.set_events_aside(p_events public.payment_events[], p_invoice_ids bigint[], p_states text[], p_own bigint[]) IS 'Makes an outcome of every state, and parks or buries those of p_own that could not be posted.';
+COMMENT ON FUNCTION public.set_events_aside(p_events public.payment_events[], p_invoice_ids bigint[], p_states text[], p_own bigint[], p_parked bigint[]) IS 'Makes an outcome of every state, and parks or buries those of p_own that could not be posted. Those of p_parked waited before the batch came.';
 
 
 --

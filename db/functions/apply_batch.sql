@@ -8,6 +8,7 @@ declare
     v_states text[];
     v_near_limit boolean;
     v_known boolean;
+    v_parked bigint[] := '{}';
     v_outcomes payment_event_outcome[] := '{}';
 begin
     -- Here and in what is called from here arrays keep the input's order without being sorted: unnest() gives it, and the
@@ -20,7 +21,14 @@ begin
         return v_outcomes;
     end if;
     if not p_stored then
+        if not p_park and 'waiting' = any(v_states) then
+            select f.* into v_invoice_ids, v_states from foresee_currency_mismatches(p_events, v_invoice_ids, v_states) f;
+        end if;
         select s.* into v_states, v_events, v_known from store_payment_events(p_events, p_park, v_invoice_ids, v_states) s;
+    end if;
+    if v_known then    -- before what they wait for is posted here, and releases them
+        v_parked := array(select w.id from unnest(v_events) e
+                          cross join lateral (select w.id from parked_events w where w.id = e.id offset 0) w);
     end if;
     select p.* into v_invoice_ids, v_states from post_payments(v_events, v_invoice_ids, v_states) p;
     if 'applied' = all(v_states) and (p_stored or not v_known) then
@@ -28,7 +36,7 @@ begin
                      from unnest(v_events) with ordinality e);
     end if;
     -- It moves what it has stored itself, or holds in the queue. Where another event waits is for the worker to change.
-    v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states, array(select e.id from unnest(p_events) e where e.id is not null));
+    v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states, array(select e.id from unnest(p_events) e where e.id is not null), v_parked);
     if v_known then
         perform leave_waiting(v_outcomes, p_claimed => false);
     end if;

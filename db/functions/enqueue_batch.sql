@@ -39,7 +39,7 @@ begin
         when (select w.id from parked_events w where w.id = v_events[s.position].id) is not null then 'parked'
         else 'duplicate' end
         from unnest(v_states) with ordinality s(state, position) order by s.position);
-    v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states, '{}');
+    v_outcomes := set_events_aside(v_events, v_invoice_ids, v_states, '{}', '{}');
     for v_position in 1 .. cardinality(v_states) loop
         if v_states[v_position] = 'repeated' and v_outcomes[v_position].outcome = 'queued' then
             v_outcomes[v_position].outcome := 'duplicate';

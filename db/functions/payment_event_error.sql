@@ -17,7 +17,9 @@ return case
     when length(p_event.invoice_reference) not between 1 and 255 then 'invoice_reference must be 1 to 255 characters'
     when right(p_event.kind, 9) = '_reversal' and num_nonnulls(p_event.reference, p_event.reverses) = 0
         then format('reference must name the movement that this %s undoes', p_event.kind)
-    when right(p_event.kind, 9) <> '_reversal'
+    when p_event.kind = 'payment' and num_nonnulls(p_event.invoice_id, p_event.invoice_reference) = 0
+        then 'invoice_id or invoice_reference must name the invoice of a payment'
+    when p_event.kind in ('refund', 'chargeback')
             and num_nonnulls(p_event.invoice_id, p_event.invoice_reference, p_event.parent_reference) = 0
         then 'invoice_id, invoice_reference or parent_reference must name the invoice'
 end;

@@ -11,20 +11,28 @@ declare
     v_now_posted bigint[];
     v_postings bigint[];
     v_ids bigint[];
+    v_ready bigint[];
     v_awaited boolean := false;
 begin
     foreach v_phase in array array(select distinct posting_phase(e.kind) from unnest(p_events) e order by 1) loop
         if v_phase = 3 or v_phase = 2 and 'waiting' = any(p_states) then
             -- What refers to a movement may follow it in the same batch: look again, now that the earlier phases have posted.
             v_ids := array(select e.id from unnest(p_events) e);
+            v_ready := array(select case when p_states[e.ordinality] = 'ready' then e.id end from unnest(p_events) with ordinality e);
             select array_agg(coalesce(p_invoice_ids[e.ordinality], m.invoice_id) order by e.ordinality),
                    array_agg(case when base_kind(e.kind) is not null then m.id end order by e.ordinality),
                    array_agg(case
-                       when p_states[e.ordinality] not in ('ready', 'waiting') or posting_phase(e.kind) <> v_phase
+                       when p_states[e.ordinality] not in ('ready', 'waiting', 'repeated') or posting_phase(e.kind) <> v_phase
                            or p_states[e.ordinality] = 'ready' and base_kind(e.kind) is null then p_states[e.ordinality]
-                       when m.id is null or array_position(v_ids, m.id) > e.ordinality and m.id = any(v_posted) then 'waiting'
+                       when p_states[e.ordinality] = 'repeated' and (
+                           -- The first time it had to wait, and this is the first time after the movement.
+                           m.id = any(v_posted) and array_position(v_ids, e.id) < array_position(v_ready, m.id)
+                           and array_position(v_ids, e.id, array_position(v_ready, m.id)) = e.ordinality
+                           and (base_kind(e.kind) is not null or p_states[array_position(v_ids, e.id)] = 'waiting')
+                       ) is not true then 'repeated'
+                       when m.id is null or array_position(v_ready, m.id) > e.ordinality and m.id = any(v_posted) then 'waiting'
                        when p_states[e.ordinality] = 'waiting' and m.id <> all(v_posted) then 'waiting'
-                       when e.currency <> i.currency then 'currency_mismatch'
+                       when e.currency <> i.currency then case p_states[e.ordinality] when 'repeated' then 'queued' else 'currency_mismatch' end
                        when base_kind(e.kind) is null then 'ready'
                        when m.invoice_id <> coalesce(p_invoice_ids[e.ordinality], m.invoice_id) or m.amount < e.amount then 'conflict'
                        else 'ready'

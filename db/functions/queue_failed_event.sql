@@ -6,7 +6,7 @@ declare
 begin
     select * into v_stored from store_payment_events(array[p_event], true, array[]::bigint[], array['failed']);
     if v_stored.p_known then
-        return (set_events_aside(v_stored.p_events, array[]::bigint[], v_stored.p_states, '{}'))[1];
+        return (set_events_aside(v_stored.p_events, array[]::bigint[], v_stored.p_states, '{}', '{}'))[1];
     end if;
     insert into payment_queue (id) values (p_event.id);
     perform fail_payment_event(p_event.id, p_failure.detail);

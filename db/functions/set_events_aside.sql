@@ -1,18 +1,18 @@
 create or replace function set_events_aside(
-    p_events payment_events[], p_invoice_ids bigint[], p_states text[], p_own bigint[]
+    p_events payment_events[], p_invoice_ids bigint[], p_states text[], p_own bigint[], p_parked bigint[]
 ) returns payment_event_outcome[]
 language plpgsql set search_path from current
 as $$
 declare
     v_outcomes payment_event_outcome[];
     v_parked bigint[];
+    v_ids bigint[] := array(select e.id from unnest(p_events) e);
 begin
     select array_agg(row(
             s.id, i.id,
             case
                 when p_states[e.ordinality] = 'rewritten' then 'conflict'
-                when p_states[e.ordinality] = 'waiting' and e.id <> all(p_own)
-                    and (select w.id from parked_events w where w.id = e.id) is null then 'queued'
+                when p_states[e.ordinality] = 'waiting' and e.id <> all(p_own || p_parked) then 'queued'
                 when p_states[e.ordinality] = 'waiting' then 'parked'
                 when p_states[e.ordinality] = 'unknown_invoice' and s.id is not null then 'parked'
                 else p_states[e.ordinality]
@@ -58,7 +58,7 @@ begin
     perform bury_payment_event(e.id, (v_outcomes[e.ordinality]).outcome, (v_outcomes[e.ordinality]).detail)
     from unnest(p_events) with ordinality e
     where p_states[e.ordinality] in ('conflict', 'currency_mismatch', 'amount_out_of_range')
-      and (v_outcomes[e.ordinality]).id = any(p_own)
+      and (v_outcomes[e.ordinality]).id = any(p_own) and array_position(v_ids, e.id) = e.ordinality
     order by e.id;
 
     insert into dead_letters (connection, event_id, delivery_id, reason, detail, report, fingerprint)
@@ -70,14 +70,15 @@ begin
     order by r.report
     on conflict do nothing;
 
-    -- An event given twice in one batch: the second time it has become what the first time made of it. (Parked, even if what it
-    -- waited for came between the two: it is in the queue by then.)
+    -- An event given twice in one batch: the second time it has become what the first time made of it.
     if 'repeated' = any(p_states) then
         v_outcomes := array(
             select case when p_states[e.ordinality] <> 'repeated' then v_outcomes[e.ordinality]
-                else (select row(o.id, o.invoice_id, case when o.outcome = 'applied' then 'duplicate' when o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range') and o.id = any(p_own) then 'dead' else o.outcome end,
-                             case when o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range') and o.id = any(p_own) then concat_ws(': ', o.outcome, o.detail) else o.detail end)::payment_event_outcome
+                else (select row(o.id, o.invoice_id, case when o.outcome = 'applied' then 'duplicate' when buried then 'dead' else o.outcome end,
+                             case when buried then concat_ws(': ', o.outcome, o.detail) else o.detail end)::payment_event_outcome
                       from unnest(v_outcomes) with ordinality o
+                      cross join lateral (select o.outcome in ('conflict', 'currency_mismatch', 'amount_out_of_range')
+                                                 and o.id = any(p_own) and array_position(v_ids, o.id) = o.ordinality) b(buried)
                       where o.id = e.id and o.outcome <> 'repeated' and o.ordinality < e.ordinality
                       order by o.ordinality desc limit 1) end
             from unnest(p_events) with ordinality e order by e.ordinality);
@@ -85,6 +86,6 @@ begin
     return v_outcomes;
 end
 $$;
-comment on function set_events_aside(payment_events[], bigint[], text[], bigint[]) is
-    'Makes an outcome of every state, and parks or buries those of p_own that could not be posted.';
+comment on function set_events_aside(payment_events[], bigint[], text[], bigint[], bigint[]) is
+    'Makes an outcome of every state, and parks or buries those of p_own that could not be posted. Those of p_parked waited before the batch came.';
 revoke all on function set_events_aside from public;

@@ -93,7 +93,8 @@ create table payment_events (
         least(length(event_id), length(invoice_reference), length(reference), length(parent_reference)) >= 1
         and greatest(length(event_id), length(invoice_reference), length(reference), length(parent_reference)) <= 255),
     constraint payment_events_invoice_check check (
-        case when right(kind, 9) = '_reversal' then num_nonnulls(reference, reverses)
+        case when kind = 'payment' then num_nonnulls(invoice_id, invoice_reference)
+             when right(kind, 9) = '_reversal' then num_nonnulls(reference, reverses)
              else num_nonnulls(invoice_id, invoice_reference, parent_reference) end > 0)
 ) with (autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.02);
 comment on table payment_events is

@@ -26,6 +26,7 @@ function find_payment_events(text) security definer
 function find_released_events(bigint[])
 function find_released_references()
 function follow_invoice_amount() security definer
+function foresee_currency_mismatches(payment_events[],bigint[],text[])
 function freeze_invoice_currency() security definer
 function guard_invoice_sums()
 function import_dead_letter(text,text,text,bytea,text,text,text,text) security definer
@@ -63,7 +64,7 @@ function resolve_dead_letter(bigint,text,text,text)
 function retry_dead_letter(bigint,text,text) security definer
 function retry_dead_letters(text,integer,text,text) security definer
 function seconds_to_next_retry() security definer
-function set_events_aside(payment_events[],bigint[],text[],bigint[])
+function set_events_aside(payment_events[],bigint[],text[],bigint[],bigint[])
 function store_dead_letter(text,text,text,bytea,text,text) security definer
 function store_deliveries(payment_events[],payment_event_outcome[],bytea[],text[],integer[])
 function store_payment_events(payment_events[],boolean,bigint[],text[])

@@ -1,0 +1,29 @@
+create or replace function foresee_currency_mismatches(
+    p_events payment_events[], inout p_invoice_ids bigint[], inout p_states text[]
+)
+language plpgsql set search_path from current
+as $$
+declare
+    v_invoice_ids bigint[] := p_invoice_ids;
+    v_event payment_events;
+begin
+    for v_position in 1 .. cardinality(p_events) loop
+        continue when p_states[v_position] <> 'waiting';
+        v_event := p_events[v_position];
+        v_invoice_ids[v_position] := (
+            select v_invoice_ids[m.ordinality]
+            from unnest(p_events[:v_position - 1]) with ordinality m
+            where p_states[m.ordinality] in ('ready', 'waiting') and m.connection = v_event.connection
+              and m.kind = coalesce(base_kind(v_event.kind), 'payment')
+              and m.reference = case when base_kind(v_event.kind) is null then v_event.parent_reference else v_event.reference end
+            order by m.ordinality limit 1);
+        if v_event.currency <> (select i.currency from invoices i where i.id = v_invoice_ids[v_position]) then
+            p_invoice_ids[v_position] := v_invoice_ids[v_position];
+            p_states[v_position] := 'currency_mismatch';
+        end if;
+    end loop;
+end
+$$;
+comment on function foresee_currency_mismatches(payment_events[], bigint[], text[]) is
+    'Refuses what waits for a movement earlier in its batch, and is in another currency than that one''s invoice, before it is stored.';
+revoke all on function foresee_currency_mismatches from public;

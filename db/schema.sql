@@ -3468,14 +3468,14 @@ CREATE VIEW public.queue_health AS
            FROM public.parked_events w) AS parked_since,
     ( SELECT count(*) AS count
            FROM public.dead_letters d
-          WHERE (d.resolution IS NULL)) AS dead;
+          WHERE ((d.resolution IS NULL) AND ((d.reason <> 'not_fetched'::text) OR (d.died_at < (now() - '00:10:00'::interval))))) AS dead;
 
 
 --
 -- Name: VIEW queue_health; Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON VIEW public.queue_health IS 'One row: how much waits, how long the longest has been due, how much is parked, how much is dead.';
+COMMENT ON VIEW public.queue_health IS 'One row: how much waits, how long the longest has been due, how much is parked, how much is dead (not_fetched from its tenth minute on: servers ask again meanwhile).';
 
 
 --

@@ -8,7 +8,7 @@ from multidict import CIMultiDict
 from pydantic import ValidationError
 
 from service.adapters.adapter import Adapter, Delivery
-from service.adapters.adyen import _signature
+from service.adapters.adyen_signature import signature
 from service.adapters.payload import Payload
 from service.database import DeadLetter, Link, PaymentEvent
 from tests.providers import EXAMPLES, NOW, example, facts, in_short, payloads, vectors
@@ -28,7 +28,7 @@ def batch(*items: object, live: object = "true") -> dict[str, Any]:
 
 
 def seal(item: dict[str, Any], key: str = KEY) -> dict[str, Any]:
-    return item | {"additionalData": {"hmacSignature": _signature(key, Payload(item))}}
+    return item | {"additionalData": {"hmacSignature": signature(key, Payload(item))}}
 
 
 async def authentic(body: object, adapter: Adapter | None = None) -> bool:

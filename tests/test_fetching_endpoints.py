@@ -140,6 +140,15 @@ async def test_a_delivery_is_claimed_by_one_at_growing_distances_for_two_days(
     assert await counts(db, "operator_actions") == [1]
 
 
+async def test_what_servers_still_ask_for_counts_as_dead_after_ten_minutes(db: Connection) -> None:
+    letter = await db.fetchval("select store_dead_letter('gocardless', 'not_fetched', 'no answer', 'body')")
+    await db.fetch("select store_dead_letter('gocardless', 'wrong_mode', 'a test event', 'another body')")
+    dead = "select dead from queue_health"
+    assert await db.fetchval(dead) == 1
+    await db.execute("update dead_letters set died_at = now() - interval '601 s' where id = $1", letter)
+    assert await db.fetchval(dead) == 2
+
+
 async def test_a_classic_webhook_is_applied_once_and_junk_leaves_nothing(
     client: Client, db: Connection, provider: ProviderApi
 ) -> None:

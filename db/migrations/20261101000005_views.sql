@@ -58,8 +58,10 @@ select (select count(*) from payment_queue) as queued,
        (select coalesce(max(now() - q.next_attempt_at), interval '0') from payment_queue q where q.next_attempt_at <= now()) as longest_overdue,
        (select count(*) from parked_events) as parked,
        (select min(w.parked_at) from parked_events w) as parked_since,
-       (select count(*) from dead_letters d where d.resolution is null) as dead;
-comment on view queue_health is 'One row: how much waits, how long the longest has been due, how much is parked, how much is dead.';
+       (select count(*) from dead_letters d
+        where d.resolution is null and (d.reason <> 'not_fetched' or d.died_at < now() - interval '10 minutes')) as dead;
+comment on view queue_health is
+    'One row: how much waits, how long the longest has been due, how much is parked, how much is dead (not_fetched from its tenth minute on: servers ask again meanwhile).';
 
 create view dead_letter_reasons as
 select d.reason, count(*) as letters, count(d.payment_event_id) as retriable, min(d.died_at) as oldest, max(d.died_at) as newest

@@ -4,38 +4,27 @@ AUTHORISATION posts a payment, or CAPTURE where payments are captured by hand. W
 the payment's pspReference: the merchantReference of a capture or a refund may be one of its own.
 """
 
-import re
 from collections.abc import Iterable
 from typing import ClassVar
 
-from pydantic import field_validator
-
 from service.adapters import money
 from service.adapters.adapter import Adapter, Delivery, Names, Pointers, as_json
+from service.adapters.adyen_signature import HexKeys, is_signed, signature
 from service.adapters.payload import Payload, UnusableError
-from service.adapters.signatures import is_any_of, mac
 from service.database import Link, PaymentEvent
 
 EXPONENTS = {"CLP": 2, "CVE": 0, "IDR": 0, "ISK": 2}
 """Where Adyen's decimals differ from ISO 4217 (https://docs.adyen.com/development-resources/currency-codes)."""
 MOVEMENTS = {
-    "AUTHORISATION": ("payment", ""),
-    "CAPTURE": ("payment", ""),
-    "CAPTURE_FAILED": ("payment_reversal", ""),
-    "CANCELLATION": ("payment_reversal", ""),
-    "TECHNICAL_CANCEL": ("payment_reversal", ""),
-    "CANCEL_OR_REFUND": ("refund", ""),
-    "REFUND": ("refund", ""),
-    "REFUND_FAILED": ("refund_reversal", ""),
-    "REFUNDED_REVERSED": ("refund_reversal", ""),
+    **dict.fromkeys(("AUTHORISATION", "CAPTURE"), ("payment", "")),
+    **dict.fromkeys(("CAPTURE_FAILED", "CANCELLATION", "TECHNICAL_CANCEL"), ("payment_reversal", "")),
+    **dict.fromkeys(("REFUND", "CANCEL_OR_REFUND"), ("refund", "")),
+    **dict.fromkeys(("REFUND_FAILED", "REFUNDED_REVERSED"), ("refund_reversal", "")),
     "CHARGEBACK": ("chargeback", "/1"),
     "CHARGEBACK_REVERSED": ("chargeback_reversal", "/1"),
     "SECOND_CHARGEBACK": ("chargeback", "/2"),
 }
 """The kind of each eventCode, and its stage, since all events of a dispute have one pspReference."""
-
-SIGNED = ("pspReference", "originalReference", "merchantAccountCode", "amount/currency", "eventCode", "success")
-"""Signed beside merchantReference and the amount; who has an item can change all the rest, such as paymentMethod."""
 
 
 class Adyen(Adapter):
@@ -43,28 +32,18 @@ class Adyen(Adapter):
 
     answer: ClassVar[bytes] = b"[accepted]"
 
+    webhook_secrets: HexKeys
     invoice: Pointers = ("/merchantReference",)
     manual_capture: Names = ()
     """The payment methods that are captured by hand, spelled as paymentMethod is; `*` for all. As Adyen does not sign
     paymentMethod, give merchant accounts that capture differently a connection each, without or with `*`."""
 
-    @field_validator("webhook_secrets")
-    @classmethod
-    def _are_hex(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
-        if not all(re.fullmatch("([0-9A-Fa-f]{2}){16,}", key) for key in keys):
-            raise ValueError("expected HMAC keys in hex digits, as the Customer Area shows them")
-        return keys
-
     async def is_authentic(self, delivery: Delivery) -> bool:
         try:
             items = self.items(delivery.body)
-            return bool(items) and all(map(self._is_signed, items))
+            return bool(items) and all(is_signed(item, self.webhook_secrets) for item in items)
         except UnusableError:
             return False
-
-    def _is_signed(self, item: Payload) -> bool:
-        given = item.text("/additionalData/hmacSignature")
-        return is_any_of([given], (_signature(key, item) for key in self.webhook_secrets))
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         item = {
@@ -73,7 +52,7 @@ class Adyen(Adapter):
             "merchantAccountCode": self.account, "paymentMethod": "sample",
             "amount": {"value": amount, "currency": currency},
         }  # fmt: skip
-        item["additionalData"] = {"hmacSignature": _signature(self.webhook_secrets[0], Payload(item))}
+        item["additionalData"] = {"hmacSignature": signature(self.webhook_secrets[0], Payload(item))}
         live = "true" if self.mode == "live" else "false"
         return as_json({"live": live, "notificationItems": [{"NotificationRequestItem": item}]})
 
@@ -118,21 +97,3 @@ class Adyen(Adapter):
             invoice = (None, original if by_hand else None)
         event_id = f"{psp}:{code}:true"
         return self.event(item, event_id, kind, got, reference, parent=parent, invoice=invoice, time="/eventDate")
-
-
-def _signature(key: str, item: Payload) -> str:
-    """The signature of an item. Raises UnusableError.
-
-    Nothing is escaped in what is signed: if more than the merchantReference held a colon, or the amount were not an
-    integer, different items would have the same signature.
-    """
-    amount, reference = item.get("/amount/value"), item.get("/merchantReference")
-    others = [item.get(f"/{field}") for field in SIGNED]
-    plain = [text or "" for text in others if text is None or (isinstance(text, str) and ":" not in text)]
-    whole = amount is None or (isinstance(amount, int) and not isinstance(amount, bool))
-    if len(plain) < len(others) or not whole or not isinstance(reference, str | None):
-        raise item.unreadable("", "what Adyen signs")
-    psp, original, account, currency, code, success = plain
-    value = "" if amount is None else amount
-    message = f"{psp}:{original}:{account}:{reference or ''}:{value}:{currency}:{code}:{success}"
-    return mac(bytes.fromhex(key), message.encode("utf-8", "surrogatepass"), encoding="base64")

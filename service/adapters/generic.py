@@ -3,21 +3,18 @@
 Places in the body are JSON pointers (RFC 6901); of several, the first that holds something counts.
 """
 
-import base64
-import binascii
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from service.adapters import money
-from service.adapters.adapter import MIN_SECRET, Pointers, as_json
+from service.adapters.adapter import Pointers, as_json
 from service.adapters.direct import Kind
-from service.adapters.payload import Payload
-from service.adapters.signatures import HmacAdapter, HmacScheme
+from service.adapters.generic_signature import SignedAsConfigured
+from service.adapters.payload import Payload, put
 from service.database import PaymentEvent
 
-Header = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 Pointer = Annotated[str, Field(pattern="^/")]
 
 
@@ -29,25 +26,8 @@ def _pairs(value: object) -> object:
     return {name.strip(): word.strip() for name, _, word in pairs}
 
 
-class Generic(HmacAdapter):
-    """`webhook_secrets` are the provider's signing secrets, written as `secret_encoding` says."""
-
-    secret_encoding: Literal["text", "hex", "base64"] = Field(default="text", validate_default=True)
-    header: Header
-    """Carries the signature: after `prefix`, as one of its parts between separators, or all there is."""
-    algorithm: Literal["sha1", "sha256", "sha512"] = "sha256"
-    encoding: Literal["hex", "base64"] = "hex"
-    separator: str = Field(default=",", min_length=1)
-    prefix: str = ""
-    timestamp_header: Header | None = None
-    timestamp_prefix: str | None = Field(default=None, min_length=1)
-    """With it begins the part of `header` that is the timestamp, such as "t="."""
-    tolerance: int = Field(default=300, ge=1, le=86_400)
-    """Seconds that a timestamp may be off, either way."""
-    id_header: Header | None = None
-    """Carries the message's id, where that is signed too."""
-    signed: str = Field(default="{body}", validate_default=True)
-    """The string that is signed, such as "{timestamp}.{body}"."""
+class Generic(SignedAsConfigured):
+    """Where a body tells what, and what its event types mean."""
 
     event_type: Pointers = Field(min_length=1)
     """Of several, the values are joined with ':', as in charge.updated:succeeded."""
@@ -73,45 +53,6 @@ class Generic(HmacAdapter):
     def _cannot_be_checked(cls, _: object) -> object:
         raise ValueError("the generic adapter does not know where the account stands; remove it")
 
-    @field_validator("secret_encoding")
-    @classmethod
-    def _fits_the_secrets(cls, encoding: str, info: ValidationInfo) -> str:
-        for secret in info.data.get("webhook_secrets", ()):
-            try:
-                key = _key(secret, encoding)
-            except ValueError:
-                key = b""
-            if len(key) < MIN_SECRET:
-                raise ValueError(f"a secret is not {encoding}, or has less than {MIN_SECRET} bytes")
-        return encoding
-
-    @field_validator("prefix")
-    @classmethod
-    def _is_within_a_part(cls, prefix: str, info: ValidationInfo) -> str:
-        if info.data.get("separator", "\n") in prefix:
-            raise ValueError("it contains the separator; choose another separator")
-        return prefix
-
-    @field_validator("timestamp_prefix")
-    @classmethod
-    def _is_the_only_one(cls, prefix: str | None, info: ValidationInfo) -> str | None:
-        if prefix is not None and info.data.get("timestamp_header"):
-            raise ValueError("the timestamp has a header of its own already (timestamp_header); set one of them")
-        return prefix
-
-    @field_validator("signed")
-    @classmethod
-    def _signs_body_and_timestamp(cls, signed: str, info: ValidationInfo) -> str:
-        timed = any(info.data.get(f"timestamp_{place}") for place in ("header", "prefix"))
-        before = signed.partition("{body}")[0]
-        wanted = {"{body}": 1, "{timestamp}": int(timed), "{id}": int(info.data.get("id_header") is not None)}
-        if any(signed.count(name) != times for name, times in wanted.items()) or before.count("{id}") != wanted["{id}"]:
-            raise ValueError(
-                "expected {body} once, {timestamp} once if timestamp_header or timestamp_prefix is set, else not, "
-                "and before {body} {id} once if id_header is set, else not"
-            )
-        return signed
-
     @field_validator("kinds")
     @classmethod
     def _has_a_payment(cls, kinds: Mapping[str, Kind]) -> Mapping[str, Kind]:
@@ -133,29 +74,21 @@ class Generic(HmacAdapter):
             raise ValueError("mode is test: say where an event tells it, or leave mode out")
         return live
 
-    @property
-    def scheme(self) -> HmacScheme:
-        return HmacScheme(**{name: getattr(self, name) for name in HmacScheme._fields})
-
-    @property
-    def keys(self) -> Sequence[bytes]:
-        return [_key(secret, self.secret_encoding) for secret in self.webhook_secrets]
-
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         body: dict[str, Any] = {}
         name = next(name for name, kind in self.kinds.items() if kind == "payment")
         for pointer, part in zip(self.event_type, name.split(":", len(self.event_type) - 1), strict=False):
-            _put(body, pointer, part)
+            put(body, pointer, part)
         value = {"minor": amount, "minor_text": str(amount)}.get(self.amount_unit)
-        _put(body, self.amount[-1], money.to_decimal(amount, currency) if value is None else value)
-        _put(body, self.reference[-1], f"payment_sample_{invoice}")
+        put(body, self.amount[-1], money.to_decimal(amount, currency) if value is None else value)
+        put(body, self.reference[-1], f"payment_sample_{invoice}")
         for pointers, text in (
             (self.event_id, f"event_sample_{invoice}"), (self.currency, currency), (self.invoice, invoice),
         ):  # fmt: skip
             for pointer in pointers[:1]:
-                _put(body, pointer, text)
+                put(body, pointer, text)
         if self.live:
-            _put(body, self.live, self.mode == "live")
+            put(body, self.live, self.mode == "live")
         return as_json(body)
 
     def translate(self, item: Payload) -> Iterable[PaymentEvent]:
@@ -188,26 +121,8 @@ class Generic(HmacAdapter):
         return read(amount, currency, self.exponents)
 
 
-def _key(secret: str, encoding: str) -> bytes:
-    """The secret's bytes. Raises ValueError."""
-    match encoding:
-        case "hex":
-            return binascii.unhexlify(secret)
-        case "base64":
-            return base64.b64decode(secret, validate=True)
-        case _:
-            return secret.encode()
-
-
 def _required(item: Payload, pointers: Sequence[str]) -> str:
     identifier = item.optional_identifier(*pointers)
     if identifier is None:
         raise item.unreadable(" or ".join(pointers), "there")
     return identifier
-
-
-def _put(body: dict[str, Any], pointer: str, value: object) -> None:
-    *path, last = [token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:]]
-    for token in path:
-        body = body.setdefault(token, {})
-    body[last] = value

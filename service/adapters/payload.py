@@ -117,6 +117,14 @@ class Payload:
         return UnusableError("unreadable", f"{self.at}{pointer} is not {expected}")
 
 
+def put(body: dict[str, Any], pointer: str, value: object) -> None:
+    """Make `value` what stands at the pointer, within objects."""
+    *path, last = _tokens(pointer)
+    for token in path:
+        body = body.setdefault(token, {})
+    body[last] = value
+
+
 def _element(value: Any, token: str) -> Any:
     is_index = isinstance(value, list) and token.isascii() and token.isdigit() and len(token) < 6
     return value[int(token)] if is_index and int(token) < len(value) else None

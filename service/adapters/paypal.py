@@ -5,7 +5,6 @@ event that a webhook names is fetched from the API, and that is what counts.
 """
 
 import re
-import zlib
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, NoReturn
@@ -18,7 +17,7 @@ from service.adapters.adapter import CannotSignError, Delivery, FetchError, Poin
 from service.adapters.api import ApiUrl, FetchingAdapter, OAuthApi
 from service.adapters.payload import Payload, UnusableError
 from service.adapters.paypal_certificates import Certificates
-from service.adapters.signatures import decoded
+from service.adapters.paypal_signature import is_authentic
 from service.database import PaymentEvent
 
 KINDS = {
@@ -30,13 +29,6 @@ KINDS = {
     "PAYMENT.SALE.REVERSED": "chargeback",
 }
 """What an event is. Disputes are information: a lost one reverses the capture."""
-MAX_AGE = 4 * 86400
-"""Seconds since a transmission: PayPal tries for three days."""
-MAX_AHEAD = 300
-"""Seconds that our clock may be behind."""
-_HEADERS = ("TRANSMISSION-ID", "TRANSMISSION-TIME", "TRANSMISSION-SIG", "CERT-URL", "AUTH-ALGO")
-_ID = re.compile(r"[A-Za-z0-9-]{1,100}", re.ASCII)
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", re.ASCII)
 _PARENT = re.compile(r".*/(?:captures?|sale)/([A-Za-z0-9-]{1,100})", re.ASCII)
 _log = structlog.get_logger()
 
@@ -87,17 +79,7 @@ class PayPal(FetchingAdapter):
         await self.certificates.close()
 
     async def is_authentic(self, delivery: Delivery) -> bool:
-        name, sent, signature, url, algorithm = (delivery.header(f"PAYPAL-{part}") for part in _HEADERS)
-        at = Payload(sent).time("") if _TIME.fullmatch(sent) else None
-        if algorithm != "SHA256withRSA" or not _ID.fullmatch(name) or at is None:
-            return False
-        if not -MAX_AHEAD <= delivery.received_at - at.timestamp() <= MAX_AGE:
-            return False
-        certificate = await self.certificates.at(url)
-        messages = [f"{name}|{sent}|{key}|{zlib.crc32(delivery.body)}" for key in self.webhook_secrets]
-        return certificate is not None and any(
-            certificate.verifies(decoded(signature), message, delivery.received_at) for message in messages
-        )
+        return await is_authentic(delivery, self.webhook_secrets, self.certificates)
 
     def sign(self, body: bytes, now: float) -> NoReturn:  # noqa: ARG002 - the base's parameters
         raise CannotSignError

@@ -34,7 +34,7 @@ PARTS = {
     "http": Part("The endpoints", http.run, {}),
     "listener": Part("The listener", listener.run, listener.SETTINGS),
     "database": Part("The functions", database.run, {}),
-    "history": Part("As the history grows", history.run, {}),
+    "history": Part("As the history grows", history.run, history.SETTINGS),
     "soak": Part("An hour's mixed traffic", soak.run, soak.SETTINGS),
     "retention": Part("Pruning request bodies", retention.run, {}),
     "consoles": Part("Open consoles", consoles.run, {}),

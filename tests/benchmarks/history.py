@@ -1,12 +1,23 @@
 """What an event costs as the history grows, and whether the plans of the hot statements stay as they should."""
 
 import contextlib
+import os
 import re
+from collections.abc import Sequence
 from statistics import median
 
 from tests.benchmarks.cases import CONTROL, Round, add_controls, cases, run_round, undisturbed
 from tests.benchmarks.chart import short
-from tests.benchmarks.load import APPLY, BATCH, CLAIM, ENQUEUE, make_batches
+from tests.benchmarks.load import (
+    APPLY,
+    BATCH,
+    CLAIM,
+    ENQUEUE,
+    Measured,
+    make_batches,
+    run_batches,
+    run_pgbench,
+)
 from tests.benchmarks.report import Cell, Report, progress
 from tests.benchmarks.scale import Scale
 from tests.benchmarks.target import Database, Target
@@ -14,17 +25,24 @@ from tests.benchmarks.target import Database, Target
 LEVELS = (10_000, 100_000, 1_000_000, 10_000_000)
 SMALL = 100_000
 """Up to so many past events every round gets a copy of the database: its events would be the history."""
+SETTLING = 25
+"""One event to so many of the past settles a database: PostgreSQL writes a page whole when it first changes after a
+checkpoint, and behind a long history nearly every event changes a page of the keys that none did before."""
 EVENTS = 10_000
 """Of each case in a round."""
+MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+SETTINGS = {"shared_buffers": f"{min(MEMORY // 4, 4096)}MB", "max_wal_size": "16GB", "checkpoint_timeout": "30min"}
+"""What a long history asks for: its keys in memory, and rare checkpoints. (huge_pages is `try` by default.)"""
 SIZE = """
     select sum(pg_total_relation_size(name::regclass))::float / $1
     from unnest(array['payment_events', 'payments']) name
 """
+WHEN = ("just after a checkpoint", "")
 
 
 async def run(target: Target, scale: Scale, report: Report) -> None:
-    """At each length of history rounds after a first one that does not count."""
-    found: dict[int, list[Round]] = {}
+    """At each length of history rounds after a first one that does not count, once it is settled, and before."""
+    found: dict[tuple[int, str], list[Round]] = {}
     sizes = {}
     of = cases(references=True)[:3]
     async with target.database() as database:
@@ -33,37 +51,48 @@ async def run(target: Target, scale: Scale, report: Report) -> None:
             async with database.connect() as db:
                 await add_history(database, level - await db.fetchval("select count(*) from payment_events"))
                 sizes[level] = await db.fetchval(SIZE, float(level))
-            found[level] = []
-            for _ in range(scale.rounds + 1):
-                async with contextlib.AsyncExitStack() as stack:
-                    small = level <= SMALL
-                    on = await stack.enter_async_context(target.database(template=database)) if small else database
-                    found[level].append(await run_round(on, of, EVENTS, scale))
+            for when in WHEN if level > SMALL else WHEN[1:]:
+                if level > SMALL and not when:
+                    await settle(database, level)
+                rounds = found[level, when] = []
+                for _ in range(scale.rounds + 1):
+                    async with contextlib.AsyncExitStack() as stack:
+                        on = database
+                        if level <= SMALL:
+                            on = await stack.enter_async_context(target.database(template=database))
+                            await settle(on, level)
+                        rounds.append(await run_round(on, of, EVENTS, scale))
             progress(f"history: measured at {level:,} events")
-        _tell(report, {level: rounds[1:] for level, rounds in found.items()}, sizes)
+        _tell(report, {place: rounds[1:] for place, rounds in found.items()}, sizes)
         await hot_plans(database, report)
 
 
-def _tell(report: Report, found: dict[int, list[Round]], sizes: dict[int, float]) -> None:
+async def settle(database: Database, level: int) -> None:
+    """Have a share of the level applied, of ours and of the control's."""
+    events = max(level // SETTLING, 4 * BATCH)
+    progress(f"history: {events:,} events to settle")
+    await run_batches(database, events, script="apply", references=True)
+    await run_pgbench(database, "control", clients=16, calls=events // 16)
+
+
+def _tell(report: Report, found: dict[tuple[int, str], list[Round]], sizes: dict[int, float]) -> None:
     rows: list[list[Cell]] = []
     lines: dict[str, list[tuple[float, float]]] = {}
     of = next(iter(found.values()))[0]
     for name in (CONTROL, *of):
-        for level, rounds in found.items():
-            pairs = [pair for case in (of if name == CONTROL else [name]) for pair in undisturbed(rounds, case)]
-            runs = [pair[0 if name == CONTROL else 1] for pair in pairs]
-            us = 1e6 / median(run.rate for run in runs)
-            lines.setdefault(name, []).append((level, us))
-            first = lines[name][0][1]
-            rows.append([name, level, us, us / first, median(run.server_us for run in runs)])
-            if name != CONTROL:
-                rows[-1] += [median(run.rate / control.rate for control, run in pairs), sizes[level]]
-            else:
-                rows[-1] += [1, None]
-        (shortest, first), (longest, last) = lines[name][0], lines[name][-1]
+        settled = {level: _us(rounds, name) for (level, when), rounds in found.items() if not when}
+        first = next(iter(settled.values()))
+        for (level, when), rounds in found.items():
+            runs = [pair[1] for pair in _pairs(rounds, name)]
+            us = _us(rounds, name)
+            ratio = median(run.rate / control.rate for control, run in _pairs(rounds, name))
+            server_us = median(run.server_us for run in runs)
+            rows.append([name, f"{short(level)} {when}".strip(), us, us / first, server_us, ratio, sizes[level]])
+        lines[name] = list(settled.items())
+        last = max(settled)
         report.sum_up(
-            f"{name.partition(',')[0]}, {short(longest)} past events", f"{last:.0f} µs an event",
-            f"{last / first:.2f} times what it takes behind {short(shortest)}",
+            f"{name.partition(',')[0]}, {short(last)} past events", f"{settled[last]:.0f} µs an event",
+            f"{settled[last] / first:.2f} times what it takes behind {short(min(settled))}",
         )  # fmt: skip
     report.table(
         ["case", "past events", "µs an event", "to the first", "server's processor µs", "times the control",
@@ -71,6 +100,17 @@ def _tell(report: Report, found: dict[int, list[Round]], sizes: dict[int, float]
         rows,
     )  # fmt: skip
     report.chart("history", "Time of one event", "past events", "µs", lines, log_x=True)
+
+
+def _pairs(rounds: Sequence[Round], case: str) -> list[tuple[Measured, Measured]]:
+    """The control and the case of undisturbed runs; the control beside itself where that is the case."""
+    if case != CONTROL:
+        return undisturbed(rounds, case)
+    return [(control, control) for name in rounds[0] for control, _ in undisturbed(rounds, name)]
+
+
+def _us(rounds: Sequence[Round], case: str) -> float:
+    return 1e6 / median(run.rate for _, run in _pairs(rounds, case))
 
 
 async def add_history(database: Database, events: int, chunk: int = 250_000) -> None:

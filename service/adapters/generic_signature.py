@@ -3,6 +3,7 @@
 import base64
 import binascii
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -76,7 +77,7 @@ class SignedAsConfigured(HmacAdapter):
     def scheme(self) -> HmacScheme:
         return HmacScheme(**{name: getattr(self, name) for name in HmacScheme._fields})
 
-    @property
+    @cached_property
     def keys(self) -> Sequence[bytes]:
         return [_key(secret, self.secret_encoding) for secret in self.webhook_secrets]
 

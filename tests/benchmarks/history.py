@@ -116,7 +116,8 @@ def _us(rounds: Sequence[Round], case: str) -> float:
 async def add_history(database: Database, events: int, chunk: int = 250_000) -> None:
     """Events of the past, posted, in both ledgers, as if they had come one by one: ids in order, event ids scattered.
 
-    Bodies are left out: they have a retention, so a long history does not hold them.
+    They paid invoices of the past, two events each; what is measured pays the others, the latest. Bodies are left out:
+    they have a retention, so a long history does not hold them.
     """
     async with database.connect() as db:
         for done in range(0, events, chunk):
@@ -124,12 +125,16 @@ async def add_history(database: Database, events: int, chunk: int = 250_000) -> 
             async with db.transaction():
                 await db.execute(
                     "create temporary table past on commit drop as"
-                    " select nextval('payment_events_id_seq') as id, 'evt_' || gen_random_uuid() as event_id,"
-                    "        'ch_' || gen_random_uuid() as reference, (random() * ($2 - 1))::bigint + 1 as invoice_id"
-                    " from generate_series(1, $1)",
+                    " select p.id, 'evt_' || gen_random_uuid() as event_id, 'ch_' || gen_random_uuid() as reference,"
+                    "        p.id / 2 - 10^12::bigint as invoice_id"
+                    " from (select nextval('payment_events_id_seq') as id from generate_series(1, $1)) p",
                     min(chunk, events - done),
-                    database.invoices,
                 )
+                for invoices in ("invoices", "control.invoices"):
+                    await db.execute(
+                        f"insert into {invoices} (id, amount) select distinct p.invoice_id, 200 from past p"  # noqa: S608 - constants
+                        " order by p.invoice_id on conflict do nothing"
+                    )
                 # Sorted within the chunk: the index comes out as if by chance, but its pages are met in turn.
                 await db.execute(
                     "insert into payment_events"
@@ -150,14 +155,16 @@ async def add_history(database: Database, events: int, chunk: int = 250_000) -> 
             await db.execute("select set_config('role', role_name('owner'), true)")
             await db.execute(
                 "update invoices i set amount_paid = s.paid, status = invoice_status(i.amount, s.paid, 0, 0)"
-                " from (select p.invoice_id, sum(p.amount)::bigint as paid from payments p group by p.invoice_id) s"
-                " where s.invoice_id = i.id"
+                " from (select p.invoice_id, sum(p.amount)::bigint as paid from payments p"
+                "       where p.invoice_id < 0 group by p.invoice_id) s"
+                " where s.invoice_id = i.id and s.paid <> i.amount_paid"
             )
         await db.execute(
             "update control.invoices i set amount_paid = s.paid,"
             " status = case when s.paid >= i.amount then 'paid' else 'partially_paid' end"
-            " from (select p.invoice_id, sum(p.amount)::bigint as paid from control.payments p group by p.invoice_id) s"
-            " where s.invoice_id = i.id"
+            " from (select p.invoice_id, sum(p.amount)::bigint as paid from control.payments p"
+            "       where p.invoice_id < 0 group by p.invoice_id) s"
+            " where s.invoice_id = i.id and s.paid <> i.amount_paid"
         )
         await db.execute("vacuum analyze")
         await db.execute("checkpoint")

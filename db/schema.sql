@@ -450,6 +450,7 @@ CREATE FUNCTION public.claim_payment_events(p_batch_size integer DEFAULT 500, p_
     SET enable_mergejoin TO 'off'
     SET enable_material TO 'off'
     SET enable_memoize TO 'off'
+    SET enable_bitmapscan TO 'off'
     AS $$
 declare
     v_ids bigint[] := '{}';

@@ -1004,6 +1004,16 @@ async def test_what_failed_before_is_claimed_apart_from_what_is_fresh(db: Connec
     assert (await process(db))["claimed"] == 1
 
 
+async def test_a_claim_reads_no_more_than_its_batch_whatever_the_planner_knows_of_the_queue(db: Connection) -> None:
+    """A queue that was empty when last analyzed seems to hold one row, which a bitmap and a sort would find too."""
+    await db.execute("analyze payment_queue")
+    await db.execute("insert into payment_queue (id) select generate_series(1, 5000)")
+    async with db.transaction():
+        assert len(await db.fetchval("select claim_payment_events(50)")) == 50
+        read = "select idx_tup_fetch from pg_stat_xact_user_tables where relid = 'payment_queue'::regclass"
+        assert 50 <= await db.fetchval(read) <= 150
+
+
 async def test_other_content_behind_an_event_that_failed_in_the_same_batch_does_not_take_its_place(
     db: Connection,
 ) -> None:

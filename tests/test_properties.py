@@ -282,6 +282,7 @@ FIELDS: dict[str, list[object]] = {
 
 late_invoice = st.just("the third invoice and its name come")
 drained = st.just("the queue is drained")
+expired = "what is parked has waited too long"
 
 
 @st.composite
@@ -316,7 +317,7 @@ def histories(draw: st.DrawFn) -> list[Call | str]:
     call = st.builds(
         Call, enqueues=st.booleans(), park=st.booleans(), events=st.lists(event(), min_size=1, max_size=6).map(tuple)
     )
-    return draw(st.lists(st.one_of(call, call, call, late_invoice, drained), min_size=1, max_size=6))
+    return draw(st.lists(st.one_of(call, call, call, late_invoice, drained, st.just(expired)), min_size=1, max_size=6))
 
 
 def told_apart(event: Event, base: int, letter: str) -> Event:
@@ -355,6 +356,7 @@ async def books(db: Connection, base: int) -> list[list[tuple[object, ...]]]:
 
 
 PAYMENT = Event("e2", 0, 100, "payment", None, "one", "r1")
+REVERSAL = Event("e1", None, 100, "payment_reversal", None, "one", "r1")
 REFUND = Event("e1", None, 60, "refund", None, "one", None, "r1")
 
 
@@ -364,6 +366,27 @@ REFUND = Event("e1", None, 60, "refund", None, "one", None, "r1")
 @example([Call(False, False, (REFUND, PAYMENT, REFUND))])  # posted by its second report, after what it waited for
 @example([Call(False, False, (PAYMENT, replace(REFUND, currency="EUR")))])  # refused for what stands before it
 @example([Call(False, True, (replace(REFUND, currency="EUR"), PAYMENT, replace(REFUND, currency="EUR")))])
+@example([Call(False, False, (REVERSAL,)), expired, Call(False, False, (REVERSAL, PAYMENT, REVERSAL))])
+@example([Call(False, True, (replace(REVERSAL, invoice_reference="INV-2"), PAYMENT) * 2)])
+@example([Call(False, True, (replace(REVERSAL, invoice_id=2), PAYMENT) * 2)])
+@example([Call(False, True, (replace(REVERSAL, invoice_id=0, currency="EUR"), PAYMENT) * 2)])
+@example([Call(False, False, (replace(PAYMENT, reference="r0"), PAYMENT, replace(REFUND, currency="EUR")))])
+@example(
+    [
+        Call(False, False, (replace(REFUND, currency="EUR"),)),
+        Call(False, False, (PAYMENT, replace(REFUND, currency="EUR"))),
+    ]
+)
+@example(
+    [
+        Call(False, False, (replace(REFUND, currency="EUR"),)),
+        Call(False, True, (PAYMENT, replace(REFUND, currency="EUR"))),
+    ]
+)
+@example([Call(False, False, (
+    Event("e3", None, 60, "refund", None, "one", "x", "r2"), Event("e4", 0, 60, "refund", None, "one", "x"),
+    Event("e1", None, 60, "refund_reversal", "EUR", "one", "x"),
+))])  # fmt: skip
 async def test_one_by_one_and_by_arrays_the_same_input_has_the_same_outcomes_and_leaves_the_same_books(
     db: Connection, history: list[Call | str]
 ) -> None:
@@ -385,6 +408,8 @@ async def test_one_by_one_and_by_arrays_the_same_input_has_the_same_outcomes_and
             assert one_by_one == at_once
         elif step == "the queue is drained":
             await drain(db)
+        elif step == expired:
+            await db.fetch("select look_at_parked_events(p_park_days => 0)")
         elif not late:
             late = True
             for letter, base in pair:

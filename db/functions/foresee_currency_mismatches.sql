@@ -8,14 +8,17 @@ declare
     v_event payment_events;
 begin
     for v_position in 1 .. cardinality(p_events) loop
-        continue when p_states[v_position] <> 'waiting';
         v_event := p_events[v_position];
+        continue when p_states[v_position] <> 'waiting' or exists (
+            select from payment_events k where k.connection = v_event.connection and k.event_id = v_event.event_id);
         v_invoice_ids[v_position] := (
             select v_invoice_ids[m.ordinality]
             from unnest(p_events[:v_position - 1]) with ordinality m
-            where p_states[m.ordinality] in ('ready', 'waiting') and m.connection = v_event.connection
-              and m.kind = coalesce(base_kind(v_event.kind), 'payment')
+            where p_states[m.ordinality] in ('ready', 'waiting') and v_invoice_ids[m.ordinality] is not null
+              and m.connection = v_event.connection and m.kind = coalesce(base_kind(v_event.kind), 'payment')
               and m.reference = case when base_kind(v_event.kind) is null then v_event.parent_reference else v_event.reference end
+              and not exists (select from payment_events k where k.connection = m.connection and k.event_id = m.event_id)
+              and not exists (select from unnest(p_events[:m.ordinality - 1]) k where k.connection = m.connection and k.event_id = m.event_id)
             order by m.ordinality limit 1);
         if v_event.currency <> (select i.currency from invoices i where i.id = v_invoice_ids[v_position]) then
             p_invoice_ids[v_position] := v_invoice_ids[v_position];
@@ -25,5 +28,5 @@ begin
 end
 $$;
 comment on function foresee_currency_mismatches(payment_events[], bigint[], text[]) is
-    'Refuses what waits for a movement earlier in its batch, and is in another currency than that one''s invoice, before it is stored.';
+    'Refuses, before it is stored, what waits for a new movement earlier in its batch and is in another currency than that one''s invoice.';
 revoke all on function foresee_currency_mismatches from public;

@@ -28,7 +28,8 @@ begin
                            -- The first time it had to wait, and this is the first time after the movement.
                            m.id = any(v_posted) and array_position(v_ids, e.id) < array_position(v_ready, m.id)
                            and array_position(v_ids, e.id, array_position(v_ready, m.id)) = e.ordinality
-                           and (base_kind(e.kind) is not null or p_states[array_position(v_ids, e.id)] = 'waiting')
+                           and (p_states[array_position(v_ids, e.id)] = 'waiting'
+                                or p_states[array_position(v_ids, e.id)] = 'ready' and base_kind(e.kind) is not null)
                        ) is not true then 'repeated'
                        when m.id is null or array_position(v_ready, m.id) > e.ordinality and m.id = any(v_posted) then 'waiting'
                        when p_states[e.ordinality] = 'waiting' and m.id <> all(v_posted) then 'waiting'

@@ -13,6 +13,7 @@ begin
             case
                 when p_states[e.ordinality] = 'rewritten' then 'conflict'
                 when p_states[e.ordinality] = 'waiting' and e.id <> all(p_own || p_parked) then 'queued'
+                when p_states[e.ordinality] = 'currency_mismatch' and e.id = any(p_parked) then 'queued'
                 when p_states[e.ordinality] = 'waiting' then 'parked'
                 when p_states[e.ordinality] = 'unknown_invoice' and s.id is not null then 'parked'
                 else p_states[e.ordinality]

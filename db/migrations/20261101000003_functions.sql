@@ -234,7 +234,7 @@ begin
 end
 $$;
 comment on function apply_payment_events is
-    'Applies a batch of events now: one row for each, in input order, with the outcome that single calls in that order would have. Arrays run in parallel, a missing one takes its defaults (see apply_payment_event). A bad event never spoils the others: unknown_invoice, currency_mismatch, amount_out_of_range, invalid and failed (a trigger of yours raised) store nothing. '
+    'Applies a batch of events now: one row for each, in input order, with the outcome that single calls in that order would have (where a trigger of yours raises, in the order of their ids). Arrays run in parallel, a missing one takes its defaults (see apply_payment_event). A bad event never spoils the others: unknown_invoice, currency_mismatch, amount_out_of_range, invalid and failed (a trigger of yours raised) store nothing. '
     'With p_park whatever is valid is stored: it waits for its invoice, is retried, or becomes a dead letter. Without p_wait an event whose invoice is locked comes back busy, nothing stored. '
     'p_bodies are the requests they came in; p_deliveries says in which, by position. Deferred constraints of the transaction are checked at once.';
 revoke all on function apply_payment_events from public;
@@ -665,14 +665,17 @@ declare
     v_event payment_events;
 begin
     for v_position in 1 .. cardinality(p_events) loop
-        continue when p_states[v_position] <> 'waiting';
         v_event := p_events[v_position];
+        continue when p_states[v_position] <> 'waiting' or exists (
+            select from payment_events k where k.connection = v_event.connection and k.event_id = v_event.event_id);
         v_invoice_ids[v_position] := (
             select v_invoice_ids[m.ordinality]
             from unnest(p_events[:v_position - 1]) with ordinality m
-            where p_states[m.ordinality] in ('ready', 'waiting') and m.connection = v_event.connection
-              and m.kind = coalesce(base_kind(v_event.kind), 'payment')
+            where p_states[m.ordinality] in ('ready', 'waiting') and v_invoice_ids[m.ordinality] is not null
+              and m.connection = v_event.connection and m.kind = coalesce(base_kind(v_event.kind), 'payment')
               and m.reference = case when base_kind(v_event.kind) is null then v_event.parent_reference else v_event.reference end
+              and not exists (select from payment_events k where k.connection = m.connection and k.event_id = m.event_id)
+              and not exists (select from unnest(p_events[:m.ordinality - 1]) k where k.connection = m.connection and k.event_id = m.event_id)
             order by m.ordinality limit 1);
         if v_event.currency <> (select i.currency from invoices i where i.id = v_invoice_ids[v_position]) then
             p_invoice_ids[v_position] := v_invoice_ids[v_position];
@@ -682,7 +685,7 @@ begin
 end
 $$;
 comment on function foresee_currency_mismatches(payment_events[], bigint[], text[]) is
-    'Refuses what waits for a movement earlier in its batch, and is in another currency than that one''s invoice, before it is stored.';
+    'Refuses, before it is stored, what waits for a new movement earlier in its batch and is in another currency than that one''s invoice.';
 revoke all on function foresee_currency_mismatches from public;
 
 create or replace function freeze_invoice_currency() returns trigger
@@ -1175,7 +1178,8 @@ begin
                            -- The first time it had to wait, and this is the first time after the movement.
                            m.id = any(v_posted) and array_position(v_ids, e.id) < array_position(v_ready, m.id)
                            and array_position(v_ids, e.id, array_position(v_ready, m.id)) = e.ordinality
-                           and (base_kind(e.kind) is not null or p_states[array_position(v_ids, e.id)] = 'waiting')
+                           and (p_states[array_position(v_ids, e.id)] = 'waiting'
+                                or p_states[array_position(v_ids, e.id)] = 'ready' and base_kind(e.kind) is not null)
                        ) is not true then 'repeated'
                        when m.id is null or array_position(v_ready, m.id) > e.ordinality and m.id = any(v_posted) then 'waiting'
                        when p_states[e.ordinality] = 'waiting' and m.id <> all(v_posted) then 'waiting'
@@ -1625,6 +1629,7 @@ begin
             case
                 when p_states[e.ordinality] = 'rewritten' then 'conflict'
                 when p_states[e.ordinality] = 'waiting' and e.id <> all(p_own || p_parked) then 'queued'
+                when p_states[e.ordinality] = 'currency_mismatch' and e.id = any(p_parked) then 'queued'
                 when p_states[e.ordinality] = 'waiting' then 'parked'
                 when p_states[e.ordinality] = 'unknown_invoice' and s.id is not null then 'parked'
                 else p_states[e.ordinality]

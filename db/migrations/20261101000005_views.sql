@@ -61,7 +61,7 @@ select (select count(*) from payment_queue) as queued,
        (select count(*) from dead_letters d
         where d.resolution is null and (d.reason <> 'not_fetched' or d.died_at < now() - interval '10 minutes')) as dead;
 comment on view queue_health is
-    'One row: how much waits, how long the longest has been due, how much is parked, how much is dead (not_fetched from its tenth minute on: servers ask again meanwhile).';
+    'One row: how much waits, how long the longest has been due, how much is parked, how much is dead (not_fetched once it is ten minutes old: servers ask again meanwhile).';
 
 create view dead_letter_reasons as
 select d.reason, count(*) as letters, count(d.payment_event_id) as retriable, min(d.died_at) as oldest, max(d.died_at) as newest

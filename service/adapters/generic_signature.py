@@ -3,7 +3,6 @@
 import base64
 import binascii
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -77,7 +76,7 @@ class SignedAsConfigured(HmacAdapter):
     def scheme(self) -> HmacScheme:
         return HmacScheme(**{name: getattr(self, name) for name in HmacScheme._fields})
 
-    @cached_property
+    @property
     def keys(self) -> Sequence[bytes]:
         return [_key(secret, self.secret_encoding) for secret in self.webhook_secrets]
 

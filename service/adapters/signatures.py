@@ -5,7 +5,6 @@ import hmac
 import re
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 from service.adapters.adapter import Adapter, Delivery
@@ -81,7 +80,7 @@ class HmacAdapter(Adapter):
     def scheme(self) -> HmacScheme:
         """How the provider signs."""
 
-    @cached_property
+    @property
     def keys(self) -> Sequence[bytes]:
         """The bytes of webhook_secrets."""
         return [secret.encode() for secret in self.webhook_secrets]

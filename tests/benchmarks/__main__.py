@@ -52,9 +52,9 @@ async def measure(parts: Sequence[str], scale: Scale, report: Report) -> None:
         with serving(part.settings) as target:
             await target.clear()
             try:
-                if name == parts[0]:
-                    report.add(await target.describe())
                 report.add(f"## {part.title}")
+                if name == parts[0] or part.settings:
+                    report.add(await target.describe())
                 await part.run(target, scale, report)
             finally:
                 await target.clear()

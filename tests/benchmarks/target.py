@@ -82,7 +82,8 @@ class Target:
             version = await admin.fetchval("show server_version")
             rows = await admin.fetch(
                 "select name, current_setting(name) as value from pg_settings where name in ('fsync', 'autovacuum',"
-                " 'synchronous_commit', 'full_page_writes', 'shared_buffers', 'max_wal_size') order by name"
+                " 'synchronous_commit', 'full_page_writes', 'shared_buffers', 'max_wal_size',"
+                " 'checkpoint_timeout', 'huge_pages_status') order by name"
             )
         return (
             f"{machine()}. PostgreSQL {version}, "

@@ -39,6 +39,25 @@ COMMENT ON TYPE public.payment_event_outcome IS 'What became of one event: payme
 
 
 --
+-- Name: payment_event_receipt; Type: TYPE; Schema: public; Owner: -
+--
+
+CREATE TYPE public.payment_event_receipt AS (
+	event_id text,
+	outcome text,
+	invoice_id bigint,
+	detail text
+);
+
+
+--
+-- Name: TYPE payment_event_receipt; Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON TYPE public.payment_event_receipt IS 'What became of one event that was handed in to be applied later; its invoice as far as it was looked for.';
+
+
+--
 -- Name: payment_event_result; Type: TYPE; Schema: public; Owner: -
 --
 
@@ -392,7 +411,7 @@ $$;
 -- Name: FUNCTION apply_payment_events(p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[], p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamp with time zone[], p_bodies bytea[], p_content_types text[], p_deliveries integer[], p_park boolean, p_wait boolean); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.apply_payment_events(p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[], p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamp with time zone[], p_bodies bytea[], p_content_types text[], p_deliveries integer[], p_park boolean, p_wait boolean) IS 'Applies a batch of events now: one row for each, in input order, with the outcome that single calls in that order would have (where a trigger of yours raises, in the order of their ids). Arrays run in parallel, a missing one takes its defaults (see apply_payment_event). A bad event never spoils the others: unknown_invoice, currency_mismatch, amount_out_of_range, invalid and failed (a trigger of yours raised) store nothing. With p_park whatever is valid is stored: it waits for its invoice, is retried, or becomes a dead letter. Without p_wait an event whose invoice is locked comes back busy, nothing stored. p_bodies are the requests they came in; p_deliveries says in which, by position. Deferred constraints of the transaction are checked at once.';
+COMMENT ON FUNCTION public.apply_payment_events(p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[], p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamp with time zone[], p_bodies bytea[], p_content_types text[], p_deliveries integer[], p_park boolean, p_wait boolean) IS 'Applies a batch of events now: one row for each, in input order. It leaves the books that single calls in that order would (where a trigger of yours raises, in the order of their ids). Arrays run in parallel, a missing one takes its defaults (see apply_payment_event). A bad event never spoils the others: unknown_invoice, currency_mismatch, amount_out_of_range, invalid and failed (a trigger of yours raised) store nothing. With p_park whatever is valid is stored: it waits for its invoice, is retried, or becomes a dead letter. Without p_wait an event whose invoice is locked comes back busy, nothing stored. p_bodies are the requests they came in; p_deliveries says in which, by position. Deferred constraints of the transaction are checked at once.';
 
 
 --
@@ -678,7 +697,7 @@ COMMENT ON FUNCTION public.enqueue_batch(p_events public.payment_events[], p_inv
 -- Name: enqueue_payment_event(text, bigint, bigint, text, text, text, text, text, text, timestamp with time zone, bytea, text, boolean); Type: FUNCTION; Schema: public; Owner: -
 --
 
-CREATE FUNCTION public.enqueue_payment_event(p_event_id text, p_invoice_id bigint, p_amount bigint, p_kind text DEFAULT 'payment'::text, p_currency text DEFAULT NULL::text, p_connection text DEFAULT 'direct'::text, p_reference text DEFAULT NULL::text, p_parent_reference text DEFAULT NULL::text, p_invoice_reference text DEFAULT NULL::text, p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_body bytea DEFAULT NULL::bytea, p_content_type text DEFAULT NULL::text, p_park boolean DEFAULT false) RETURNS public.payment_event_result
+CREATE FUNCTION public.enqueue_payment_event(p_event_id text, p_invoice_id bigint, p_amount bigint, p_kind text DEFAULT 'payment'::text, p_currency text DEFAULT NULL::text, p_connection text DEFAULT 'direct'::text, p_reference text DEFAULT NULL::text, p_parent_reference text DEFAULT NULL::text, p_invoice_reference text DEFAULT NULL::text, p_occurred_at timestamp with time zone DEFAULT NULL::timestamp with time zone, p_body bytea DEFAULT NULL::bytea, p_content_type text DEFAULT NULL::text, p_park boolean DEFAULT false) RETURNS public.payment_event_receipt
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'public', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -699,7 +718,7 @@ begin
     if p_body is not null then
         perform store_deliveries(v_events, v_outcomes, array[p_body], array[p_content_type], null);
     end if;
-    return payment_event_results(v_events, v_outcomes);
+    return row(p_event_id, v_outcomes[1].outcome, v_outcomes[1].invoice_id, v_outcomes[1].detail)::payment_event_receipt;
 end
 $$;
 
@@ -715,7 +734,7 @@ COMMENT ON FUNCTION public.enqueue_payment_event(p_event_id text, p_invoice_id b
 -- Name: enqueue_payment_events(text[], bigint[], bigint[], text[], text[], text[], text[], text[], text[], timestamp with time zone[], bytea[], text[], integer[], boolean); Type: FUNCTION; Schema: public; Owner: -
 --
 
-CREATE FUNCTION public.enqueue_payment_events(p_event_ids text[], p_invoice_ids bigint[] DEFAULT NULL::bigint[], p_amounts bigint[] DEFAULT NULL::bigint[], p_kinds text[] DEFAULT NULL::text[], p_currencies text[] DEFAULT NULL::text[], p_connections text[] DEFAULT NULL::text[], p_references text[] DEFAULT NULL::text[], p_parent_references text[] DEFAULT NULL::text[], p_invoice_references text[] DEFAULT NULL::text[], p_occurred_at timestamp with time zone[] DEFAULT NULL::timestamp with time zone[], p_bodies bytea[] DEFAULT NULL::bytea[], p_content_types text[] DEFAULT NULL::text[], p_deliveries integer[] DEFAULT NULL::integer[], p_park boolean DEFAULT false) RETURNS SETOF public.payment_event_result
+CREATE FUNCTION public.enqueue_payment_events(p_event_ids text[], p_invoice_ids bigint[] DEFAULT NULL::bigint[], p_amounts bigint[] DEFAULT NULL::bigint[], p_kinds text[] DEFAULT NULL::text[], p_currencies text[] DEFAULT NULL::text[], p_connections text[] DEFAULT NULL::text[], p_references text[] DEFAULT NULL::text[], p_parent_references text[] DEFAULT NULL::text[], p_invoice_references text[] DEFAULT NULL::text[], p_occurred_at timestamp with time zone[] DEFAULT NULL::timestamp with time zone[], p_bodies bytea[] DEFAULT NULL::bytea[], p_content_types text[] DEFAULT NULL::text[], p_deliveries integer[] DEFAULT NULL::integer[], p_park boolean DEFAULT false) RETURNS SETOF public.payment_event_receipt
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'public', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -735,7 +754,9 @@ begin
     if p_bodies is not null then
         perform store_deliveries(v_events, v_outcomes, p_bodies, p_content_types, p_deliveries);
     end if;
-    return query select r.* from payment_event_results(v_events, v_outcomes) r;
+    return query
+    select e.event_id, o.outcome, o.invoice_id, o.detail
+    from unnest(v_events) with ordinality e, lateral (select (v_outcomes[e.ordinality]).*) o;
 end
 $$;
 
@@ -1208,7 +1229,7 @@ COMMENT ON FUNCTION public.import_invoice_reference(p_connection text, p_referen
 -- Name: import_payment_events(text[], bigint[], bigint[], text[], text[], text[], text[], text[], text[], timestamp with time zone[], bytea[], text[], integer[], boolean, text, text); Type: FUNCTION; Schema: public; Owner: -
 --
 
-CREATE FUNCTION public.import_payment_events(p_event_ids text[], p_invoice_ids bigint[] DEFAULT NULL::bigint[], p_amounts bigint[] DEFAULT NULL::bigint[], p_kinds text[] DEFAULT NULL::text[], p_currencies text[] DEFAULT NULL::text[], p_connections text[] DEFAULT NULL::text[], p_references text[] DEFAULT NULL::text[], p_parent_references text[] DEFAULT NULL::text[], p_invoice_references text[] DEFAULT NULL::text[], p_occurred_at timestamp with time zone[] DEFAULT NULL::timestamp with time zone[], p_bodies bytea[] DEFAULT NULL::bytea[], p_content_types text[] DEFAULT NULL::text[], p_deliveries integer[] DEFAULT NULL::integer[], p_park boolean DEFAULT false, p_note text DEFAULT NULL::text, p_actor text DEFAULT NULL::text) RETURNS SETOF public.payment_event_result
+CREATE FUNCTION public.import_payment_events(p_event_ids text[], p_invoice_ids bigint[] DEFAULT NULL::bigint[], p_amounts bigint[] DEFAULT NULL::bigint[], p_kinds text[] DEFAULT NULL::text[], p_currencies text[] DEFAULT NULL::text[], p_connections text[] DEFAULT NULL::text[], p_references text[] DEFAULT NULL::text[], p_parent_references text[] DEFAULT NULL::text[], p_invoice_references text[] DEFAULT NULL::text[], p_occurred_at timestamp with time zone[] DEFAULT NULL::timestamp with time zone[], p_bodies bytea[] DEFAULT NULL::bytea[], p_content_types text[] DEFAULT NULL::text[], p_deliveries integer[] DEFAULT NULL::integer[], p_park boolean DEFAULT false, p_note text DEFAULT NULL::text, p_actor text DEFAULT NULL::text) RETURNS SETOF public.payment_event_receipt
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'public', 'pg_temp'
     SET enable_seqscan TO 'off'
@@ -1216,7 +1237,7 @@ CREATE FUNCTION public.import_payment_events(p_event_ids text[], p_invoice_ids b
     SET enable_mergejoin TO 'off'
     AS $$
 declare
-    v_results payment_event_result[] := array(
+    v_receipts payment_event_receipt[] := array(
         select r from enqueue_payment_events(
             p_event_ids, p_invoice_ids, p_amounts, p_kinds, p_currencies, p_connections, p_references, p_parent_references,
             p_invoice_references, p_occurred_at, p_bodies, p_content_types, p_deliveries, p_park) r);
@@ -1225,14 +1246,14 @@ begin
     perform record_operator_action(p_actor, 'imported', p_note, n.payment_event_id, n.dead_letter_id)
     from (
         select distinct e.id as payment_event_id, d.id as dead_letter_id
-        from unnest(v_results) with ordinality r
+        from unnest(v_receipts) with ordinality r
         cross join lateral (select coalesce(p_connections[r.ordinality], 'direct')) c (connection)
         left join payment_events e on r.outcome = 'queued' and e.connection = c.connection and e.event_id = r.event_id
         left join dead_letters d on r.outcome = 'conflict' and d.connection = c.connection and d.event_id = r.event_id and d.died_at = now()
         where num_nonnulls(e.id, d.id) > 0
         order by e.id, d.id
     ) n;
-    return query select r.* from unnest(v_results) r;
+    return query select r.* from unnest(v_receipts) r;
 end
 $$;
 

@@ -111,20 +111,27 @@ class Unfetched(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A row of SQL's payment_event_result: what became of one event, and its invoice now (amounts in minor units)."""
+    """A row of SQL's payment_event_result: what became of one event, and its invoice now (amounts in minor units).
+
+    An event stored for later has only the first four, payment_event_receipt.
+    """
 
     event_id: str
     outcome: str
     invoice_id: int | None
-    status: str | None
-    amount: int | None
-    currency: str | None
-    paid: int | None
-    refunded: int | None
-    charged_back: int | None
-    due: int | None
-    overpaid: int | None
     detail: str | None
+    status: str | None = None
+    amount: int | None = None
+    currency: str | None = None
+    paid: int | None = None
+    refunded: int | None = None
+    charged_back: int | None = None
+    due: int | None = None
+    overpaid: int | None = None
+
+
+RECEIPT = Result._fields[:4]
+"""The fields of SQL's payment_event_receipt."""
 
 
 class Session:
@@ -497,15 +504,15 @@ async def _close(connection: Connection) -> None:
         await connection.close(timeout=CLOSE_TIMEOUT)
 
 
-def call(function: str, *named: str) -> str:
-    """The call of a set-wise function: an array for each field of PaymentEvent, then the parameters named."""
+def call(fields: Sequence[str], function: str, *named: str) -> str:
+    """Calls a set-wise function for `fields`: an array for each field of PaymentEvent, then the parameters named."""
     arrays = [f"${number}" for number in range(1, len(PaymentEvent._fields) + 1)]
     others = [f"{name} => ${number}" for number, name in enumerate(named, len(arrays) + 1)]
-    return f"select {', '.join(Result._fields)} from {function}({', '.join(arrays + others)})"  # noqa: S608 - our names
+    return f"select {', '.join(fields)} from {function}({', '.join(arrays + others)})"  # noqa: S608 - our names
 
 
-_APPLY = call("apply_payment_events", "p_deliveries", "p_park", "p_wait")
-_ENQUEUE = call("enqueue_payment_events", "p_deliveries", "p_park")
+_APPLY = call(Result._fields, "apply_payment_events", "p_deliveries", "p_park", "p_wait")
+_ENQUEUE = call(RECEIPT, "enqueue_payment_events", "p_deliveries", "p_park")
 
 
 def columns(events: Sequence[PaymentEvent]) -> list[Sequence[object] | None]:
@@ -523,4 +530,4 @@ def columns(events: Sequence[PaymentEvent]) -> list[Sequence[object] | None]:
 
 def results(rows: list[asyncpg.Record]) -> list[Result]:
     """The rows of a set-wise function."""
-    return [Result._make(row) for row in rows]
+    return [Result(*row) for row in rows]

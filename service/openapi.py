@@ -68,7 +68,7 @@ def document(*, signed: bool) -> dict[str, Any]:
         name: (hint, ...) if name in {"event_id", "outcome"} else (hint, None)
         for name, hint in get_type_hints(Result).items()
     }
-    about = "What became of the event, and its invoice now (minor units)."
+    about = "What became of the event, and, where it was applied at once, its invoice now (minor units)."
     result = create_model("PaymentResult", __doc__=about, **optional)
     _, schemas = models_json_schema(
         [

@@ -1,8 +1,10 @@
 """What tests with several connections share: to see that one of them waits, and where the money is afterwards."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from tests import calls
 from tests.conftest import Connection
@@ -78,3 +80,14 @@ async def assert_right(db: Connection) -> None:
     await drain(db)
     await calls.assert_consistent(db)
     assert set((await times_posted(db)).values()) <= {0, 1}
+
+
+@contextlib.asynccontextmanager
+async def member_of(db: Connection, role: str) -> AsyncIterator[str]:
+    """A login for the block, a member of `role` alone; roles belong to the cluster, so its name is its own."""
+    login = f"login_{uuid4().hex}"
+    await db.execute(f"create role {login} login in role {role}")
+    try:
+        yield login
+    finally:
+        await db.execute(f"drop role {login}")

@@ -468,10 +468,8 @@ async def test_a_restart_counts_no_attempt_against_the_event_in_hand(database_ur
 
 async def test_a_connection_whose_set_up_fails_is_closed(database_url: str, db: Connection, connect: Any) -> None:
     other = await connect()
-    login = f"login_{random.randrange(10**9)}"  # noqa: S311 - a name; roles belong to the cluster
-    await db.execute(f"create role {login} login in role pg_read_all_stats")
     started = "select backend_start from pg_stat_activity where pid = $1"
-    try:
+    async with sessions.member_of(db, "pg_read_all_stats") as login:
         session = QueueSession(
             database_url.replace("postgres@", f"{login}@"), "payment_webhooks listener", print, lambda: None
         )
@@ -479,8 +477,6 @@ async def test_a_connection_whose_set_up_fails_is_closed(database_url: str, db: 
         with pytest.raises(RejectedError):  # a superuser's, which this login must not end
             await session.connection()
         await sessions.until(lambda: db.fetchval(f"select count(*) = 0 {BACKENDS}"))
-    finally:
-        await db.execute(f"drop role {login}")
 
 
 @pytest.mark.parametrize(
@@ -539,17 +535,15 @@ async def test_its_metrics_tell_what_happened(database_url: str, db: Connection)
 
 
 async def test_the_role_listener_suffices(database_url: str, db: Connection) -> None:
-    login = f"login_{random.randrange(10**9)}"  # noqa: S311 - a name; roles belong to the cluster
     role = await db.fetchval("select quote_ident(role_name('listener'))")
-    await db.execute(f"create role {login} login in role {role}")
-    try:
-        async with listening(database_url.replace("postgres@", f"{login}@"), poll_interval=HOUR) as listener:
-            assert listener.watching
-            assert await seconds_to_apply(db, "e1") < 1
-            await db.execute(f"select pg_terminate_backend(pid) {BACKENDS}")
-            assert await seconds_to_apply(db, "e2") < 1
-    finally:
-        await db.execute(f"drop role {login}")
+    async with (
+        sessions.member_of(db, role) as login,
+        listening(database_url.replace("postgres@", f"{login}@"), poll_interval=HOUR) as listener,
+    ):
+        assert listener.watching
+        assert await seconds_to_apply(db, "e1") < 1
+        await db.execute(f"select pg_terminate_backend(pid) {BACKENDS}")
+        assert await seconds_to_apply(db, "e2") < 1
 
 
 async def test_it_is_not_ready_while_the_schema_is_older_than_the_service(database_url: str, db: Connection) -> None:

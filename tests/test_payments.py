@@ -110,7 +110,7 @@ async def test_events_are_enqueued_and_drained(db: Connection) -> None:
     await add_invoice(db, 1)
     row = await db.fetchrow("select * from enqueue_payment_event('event_1', 1, 4000)")
     assert row is not None
-    assert (row["outcome"], row["invoice_id"], row["status"], row["due"]) == ("queued", 1, "sent", 10000)
+    assert tuple(row) == ("event_1", "queued", 1, None)
     row = await db.fetchrow("select * from process_payment_queue(500)")
     assert row is not None
     last_id = await db.fetchval("select id from payment_events")

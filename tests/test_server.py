@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from service import embedded, migrate
+from tests import sessions
 from tests.calls import add_invoice, counts, whereabouts
 from tests.conftest import Connection
 from tests.http_service import JSON, KEY, OTHER_KEY, Client, Process, serving, signed
@@ -450,9 +451,11 @@ async def test_readiness_tells_of_missing_migrations(
 
 async def test_the_server_role_is_enough(database_url: str, db: Connection) -> None:
     await add_invoice(db, 1)
-    name = await db.fetchval("select role_name('server')")
-    await db.execute(f"alter role {name} login")
-    async with serving(database_url.replace("//postgres@", f"//{name}@")) as client:
+    role = await db.fetchval("select quote_ident(role_name('server'))")
+    async with (
+        sessions.member_of(db, role) as login,
+        serving(database_url.replace("postgres@", f"{login}@")) as client,
+    ):
         assert await client.apply("e1", 1, 5) == (200, "applied")
         assert await client.enqueue("e2", 1, 5) == (202, "queued")
         async with client.session.get(client.url + "/readyz") as ready:

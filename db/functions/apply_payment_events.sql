@@ -22,7 +22,7 @@ begin
 end
 $$;
 comment on function apply_payment_events is
-    'Applies a batch of events now: one row for each, in input order, with the outcome that single calls in that order would have (where a trigger of yours raises, in the order of their ids). Arrays run in parallel, a missing one takes its defaults (see apply_payment_event). A bad event never spoils the others: unknown_invoice, currency_mismatch, amount_out_of_range, invalid and failed (a trigger of yours raised) store nothing. '
+    'Applies a batch of events now: one row for each, in input order. It leaves the books that single calls in that order would (where a trigger of yours raises, in the order of their ids). Arrays run in parallel, a missing one takes its defaults (see apply_payment_event). A bad event never spoils the others: unknown_invoice, currency_mismatch, amount_out_of_range, invalid and failed (a trigger of yours raised) store nothing. '
     'With p_park whatever is valid is stored: it waits for its invoice, is retried, or becomes a dead letter. Without p_wait an event whose invoice is locked comes back busy, nothing stored. '
     'p_bodies are the requests they came in; p_deliveries says in which, by position. Deferred constraints of the transaction are checked at once.';
 revoke all on function apply_payment_events from public;

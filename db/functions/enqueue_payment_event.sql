@@ -3,7 +3,7 @@ create or replace function enqueue_payment_event(
     p_connection text default 'direct', p_reference text default null, p_parent_reference text default null,
     p_invoice_reference text default null, p_occurred_at timestamptz default null,
     p_body bytea default null, p_content_type text default null, p_park boolean default false
-) returns payment_event_result
+) returns payment_event_receipt
 language plpgsql security definer set search_path from current
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set enable_memoize = off
 as $$
@@ -17,7 +17,7 @@ begin
     if p_body is not null then
         perform store_deliveries(v_events, v_outcomes, array[p_body], array[p_content_type], null);
     end if;
-    return payment_event_results(v_events, v_outcomes);
+    return row(p_event_id, v_outcomes[1].outcome, v_outcomes[1].invoice_id, v_outcomes[1].detail)::payment_event_receipt;
 end
 $$;
 comment on function enqueue_payment_event is

@@ -4,7 +4,7 @@ create or replace function enqueue_payment_events(
     p_parent_references text[] default null, p_invoice_references text[] default null, p_occurred_at timestamptz[] default null,
     p_bodies bytea[] default null, p_content_types text[] default null, p_deliveries integer[] default null,
     p_park boolean default false
-) returns setof payment_event_result
+) returns setof payment_event_receipt
 language plpgsql security definer set search_path from current
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set enable_memoize = off
 as $$
@@ -17,7 +17,9 @@ begin
     if p_bodies is not null then
         perform store_deliveries(v_events, v_outcomes, p_bodies, p_content_types, p_deliveries);
     end if;
-    return query select r.* from payment_event_results(v_events, v_outcomes) r;
+    return query
+    select e.event_id, o.outcome, o.invoice_id, o.detail
+    from unnest(v_events) with ordinality e, lateral (select (v_outcomes[e.ordinality]).*) o;
 end
 $$;
 comment on function enqueue_payment_events is

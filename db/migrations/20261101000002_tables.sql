@@ -276,17 +276,26 @@ create type payment_event_result as (
 );
 comment on type payment_event_result is 'What became of one event, and its invoice as it is now (minor units).';
 
+create type payment_event_receipt as (
+    event_id text,
+    outcome text,
+    invoice_id bigint,
+    detail text
+);
+comment on type payment_event_receipt is 'What became of one event that was handed in to be applied later; its invoice as far as it was looked for.';
+
 select grant_to('biller', 'select, insert (id, amount, currency, status), update (amount) on invoices'),
        grant_to('biller', 'select, insert (connection, reference, invoice_id), delete on invoice_references'),
        grant_to('operator', 'select on invoices, invoice_references, deliveries, payment_events, payments, payment_reports, payment_queue, parked_events, parked_references, dead_letters, reassigned_events, operator_actions, listeners');
 
 revoke all on type invoices, invoice_references, deliveries, payment_events, payments, payment_reports, payment_queue, parked_events,
-    parked_references, dead_letters, reassigned_events, operator_actions, listeners, payment_event_outcome, payment_event_result from public;
+    parked_references, dead_letters, reassigned_events, operator_actions, listeners, payment_event_outcome, payment_event_result,
+    payment_event_receipt from public;
 
 reset role;
 
 -- migrate:down
 select set_config('search_path', format('%I, pg_temp', current_schema()), true);
-drop type payment_event_outcome, payment_event_result;
+drop type payment_event_outcome, payment_event_result, payment_event_receipt;
 drop table listeners, operator_actions, reassigned_events, dead_letters, parked_references, parked_events, payment_queue, payment_reports,
     payments, payment_events, deliveries, invoice_references, invoices;

@@ -234,7 +234,7 @@ begin
 end
 $$;
 comment on function apply_payment_events is
-    'Applies a batch of events now: one row for each, in input order, with the outcome that single calls in that order would have (where a trigger of yours raises, in the order of their ids). Arrays run in parallel, a missing one takes its defaults (see apply_payment_event). A bad event never spoils the others: unknown_invoice, currency_mismatch, amount_out_of_range, invalid and failed (a trigger of yours raised) store nothing. '
+    'Applies a batch of events now: one row for each, in input order. It leaves the books that single calls in that order would (where a trigger of yours raises, in the order of their ids). Arrays run in parallel, a missing one takes its defaults (see apply_payment_event). A bad event never spoils the others: unknown_invoice, currency_mismatch, amount_out_of_range, invalid and failed (a trigger of yours raised) store nothing. '
     'With p_park whatever is valid is stored: it waits for its invoice, is retried, or becomes a dead letter. Without p_wait an event whose invoice is locked comes back busy, nothing stored. '
     'p_bodies are the requests they came in; p_deliveries says in which, by position. Deferred constraints of the transaction are checked at once.';
 revoke all on function apply_payment_events from public;
@@ -429,7 +429,7 @@ create or replace function enqueue_payment_event(
     p_connection text default 'direct', p_reference text default null, p_parent_reference text default null,
     p_invoice_reference text default null, p_occurred_at timestamptz default null,
     p_body bytea default null, p_content_type text default null, p_park boolean default false
-) returns payment_event_result
+) returns payment_event_receipt
 language plpgsql security definer set search_path from current
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set enable_memoize = off
 as $$
@@ -443,7 +443,7 @@ begin
     if p_body is not null then
         perform store_deliveries(v_events, v_outcomes, array[p_body], array[p_content_type], null);
     end if;
-    return payment_event_results(v_events, v_outcomes);
+    return row(p_event_id, v_outcomes[1].outcome, v_outcomes[1].invoice_id, v_outcomes[1].detail)::payment_event_receipt;
 end
 $$;
 comment on function enqueue_payment_event is
@@ -457,7 +457,7 @@ create or replace function enqueue_payment_events(
     p_parent_references text[] default null, p_invoice_references text[] default null, p_occurred_at timestamptz[] default null,
     p_bodies bytea[] default null, p_content_types text[] default null, p_deliveries integer[] default null,
     p_park boolean default false
-) returns setof payment_event_result
+) returns setof payment_event_receipt
 language plpgsql security definer set search_path from current
 set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set enable_material = off set enable_memoize = off
 as $$
@@ -470,7 +470,9 @@ begin
     if p_bodies is not null then
         perform store_deliveries(v_events, v_outcomes, p_bodies, p_content_types, p_deliveries);
     end if;
-    return query select r.* from payment_event_results(v_events, v_outcomes) r;
+    return query
+    select e.event_id, o.outcome, o.invoice_id, o.detail
+    from unnest(v_events) with ordinality e, lateral (select (v_outcomes[e.ordinality]).*) o;
 end
 $$;
 comment on function enqueue_payment_events is
@@ -769,12 +771,12 @@ create or replace function import_payment_events(
     p_parent_references text[] default null, p_invoice_references text[] default null, p_occurred_at timestamptz[] default null,
     p_bodies bytea[] default null, p_content_types text[] default null, p_deliveries integer[] default null,
     p_park boolean default false, p_note text default null, p_actor text default null
-) returns setof payment_event_result
+) returns setof payment_event_receipt
 language plpgsql security definer set search_path from current
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 declare
-    v_results payment_event_result[] := array(
+    v_receipts payment_event_receipt[] := array(
         select r from enqueue_payment_events(
             p_event_ids, p_invoice_ids, p_amounts, p_kinds, p_currencies, p_connections, p_references, p_parent_references,
             p_invoice_references, p_occurred_at, p_bodies, p_content_types, p_deliveries, p_park) r);
@@ -783,14 +785,14 @@ begin
     perform record_operator_action(p_actor, 'imported', p_note, n.payment_event_id, n.dead_letter_id)
     from (
         select distinct e.id as payment_event_id, d.id as dead_letter_id
-        from unnest(v_results) with ordinality r
+        from unnest(v_receipts) with ordinality r
         cross join lateral (select coalesce(p_connections[r.ordinality], 'direct')) c (connection)
         left join payment_events e on r.outcome = 'queued' and e.connection = c.connection and e.event_id = r.event_id
         left join dead_letters d on r.outcome = 'conflict' and d.connection = c.connection and d.event_id = r.event_id and d.died_at = now()
         where num_nonnulls(e.id, d.id) > 0
         order by e.id, d.id
     ) n;
-    return query select r.* from unnest(v_results) r;
+    return query select r.* from unnest(v_receipts) r;
 end
 $$;
 comment on function import_payment_events is

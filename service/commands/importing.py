@@ -17,6 +17,7 @@ from service.adapters.adapter import Adapter, Delivery, Fact, FetchError
 from service.commands.terminal import ExitStatus, Progress, complain
 from service.database import (
     LINK_OUTCOMES,
+    RECEIPT,
     DeadLetter,
     Link,
     PaymentEvent,
@@ -38,7 +39,7 @@ GOOD = LINK_OUTCOMES | {"queued", "ignored"}
 NOT_CONFIRMED = "not confirmed"
 NOT_OURS = ("42501", "42883")
 """SQLSTATEs that are no event's fault: the login may not call the function, or it is not there."""
-_IMPORT = call("import_payment_events", "p_deliveries", "p_park", "p_note", "p_actor")
+_IMPORT = call(RECEIPT, "import_payment_events", "p_deliveries", "p_park", "p_note", "p_actor")
 Line: TypeAlias = tuple[int, bytes]
 """Its number, from 1 on, and its text."""
 

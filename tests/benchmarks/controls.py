@@ -84,12 +84,14 @@ class _Silent(Session):
         await asyncio.sleep(0)
         return [_applied(event) for event in events]
 
-    enqueue = apply
+    async def enqueue(self, events: Sequence[PaymentEvent], *, park: bool = False) -> list[Result]:  # noqa: ARG002 - the same
+        await asyncio.sleep(0)
+        return [Result(event.event_id, "queued", event.invoice_id, None) for event in events]
 
 
 def _applied(event: PaymentEvent) -> Result:
     return Result(
-        event.event_id, "applied", event.invoice_id, "partially_paid", 10**14, "USD", 5000, 0, 0, 5000, 0, None
+        event.event_id, "applied", event.invoice_id, None, "partially_paid", 10**14, "USD", 5000, 0, 0, 5000, 0
     )
 
 

@@ -61,6 +61,10 @@ column payment_event_outcome.detail text
 column payment_event_outcome.id bigint
 column payment_event_outcome.invoice_id bigint
 column payment_event_outcome.outcome text
+column payment_event_receipt.detail text
+column payment_event_receipt.event_id text
+column payment_event_receipt.invoice_id bigint
+column payment_event_receipt.outcome text
 column payment_event_result.amount bigint
 column payment_event_result.charged_back bigint
 column payment_event_result.currency text
@@ -213,6 +217,7 @@ table payment_reports
 table payments
 table reassigned_events
 type payment_event_outcome
+type payment_event_receipt
 type payment_event_result
 \.
 \ir ../verify.sql

@@ -35,12 +35,12 @@ async def _process(database: Database, _: int, connections: int = 1) -> Measured
 def cases(*, references: bool) -> list[Case]:
     """The set-wise functions; with `references` each event carries the provider's id of the movement, as most do."""
     suffix = ", with references" if references else ""
-    enqueue = partial(run_batches, script="enqueue", references=references)
+    apply, rows_alone, enqueue = (
+        partial(run_batches, script=script, references=references) for script in ("apply", "rows", "enqueue")
+    )
     return [
-        Case(
-            f"apply_payment_events, {BATCH} a batch, 2 connections{suffix}",
-            partial(run_batches, script="apply", references=references),
-        ),
+        Case(f"apply_payment_events, {BATCH} a batch, 2 connections{suffix}", apply),
+        Case(f"control: its rows alone, {BATCH} a batch, 2 connections{suffix}", rows_alone),
         Case(f"enqueue_payment_events, {BATCH} a batch, 2 connections{suffix}", enqueue, _process),
         Case(f"process_payment_queue({CLAIM}), 1 connection{suffix}", _process, enqueue),
         Case(f"process_payment_queue({CLAIM}), 2 connections{suffix}", partial(_process, connections=2), enqueue),
@@ -72,7 +72,7 @@ async def run_round(database: Database, of: Sequence[Case], events: int, scale: 
     disturbed = sum(measured.disturbed for pair in done.values() for measured in pair)
     progress(
         f"a round, {disturbed} of {2 * len(done)} runs disturbed: "
-        + ", ".join(f"{name.partition('_')[0]} {run.rate / control.rate:.1f}" for name, (control, run) in done.items())
+        + ", ".join(f"{name.partition(',')[0]} {run.rate / control.rate:.1f}" for name, (control, run) in done.items())
         + " times the control"
     )
     return done

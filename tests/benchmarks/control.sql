@@ -88,3 +88,46 @@ begin
     return cardinality(v_ids);
 end
 $$;
+
+-- The control of apply_payment_events(): the rows that a batch of payments ends in, in the same tables under the same
+-- constraints and the same locks. It decides nothing: every event must be new, valid, and its invoice known.
+create function control.write_rows(
+    p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_connections text[], p_currencies text[],
+    p_references text[], p_occurred_at timestamptz[], p_bodies bytea[], p_content_types text[]
+) returns setof payment_event_result
+language plpgsql security definer set search_path from current
+set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+declare
+    v_ids bigint[] := array(select nextval('payment_events_id_seq') from unnest(p_event_ids));
+    v_deliveries bigint[] := array(select nextval('deliveries_id_seq') from unnest(p_event_ids));
+begin
+    perform from invoices i where i.id = any(p_invoice_ids) order by i.id for no key update;
+    insert into payment_events (id, amount, invoice_id, delivery_id, occurred_at, connection, event_id, kind, currency, reference)
+    select e.id, e.amount, e.invoice_id, e.delivery_id, e.occurred_at, e.connection, e.event_id, 'payment', e.currency, e.reference
+    from unnest(v_ids, p_amounts, p_invoice_ids, v_deliveries, p_occurred_at, p_connections, p_event_ids, p_currencies, p_references)
+        e(id, amount, invoice_id, delivery_id, occurred_at, connection, event_id, currency, reference)
+    order by e.connection, e.event_id
+    on conflict do nothing;
+    with posted as (
+        insert into payments (id, invoice_id, amount, connection, kind, reference)
+        select e.id, e.invoice_id, e.amount, e.connection, 'payment', e.reference
+        from unnest(v_ids, p_invoice_ids, p_amounts, p_connections, p_references) e(id, invoice_id, amount, connection, reference)
+        order by e.connection, e.reference
+        on conflict do nothing
+        returning invoice_id, amount
+    )
+    update invoices i
+    set amount_paid = i.amount_paid + p.paid, updated_at = now(),
+        status = invoice_status(i.amount, i.amount_paid + p.paid, i.amount_refunded, i.amount_charged_back)
+    from (select p.invoice_id, sum(p.amount)::bigint as paid from posted p group by p.invoice_id) p
+    where i.id = p.invoice_id;
+    insert into deliveries (id, connection, content_type, body)
+    select d.* from unnest(v_deliveries, p_connections, p_content_types, p_bodies) d;
+    return query
+    select e.event_id, 'applied', b.id, b.status, b.amount, b.currency, b.paid, b.refunded, b.charged_back, b.due, b.overpaid, null::text
+    from unnest(p_event_ids, p_invoice_ids) e(event_id, invoice_id)
+    join lateral (select * from invoice_balances b where b.id = e.invoice_id offset 0) b on true;
+end
+$$;
+do $$ begin execute format('alter function control.write_rows owner to %I', role_name('owner')); end $$;

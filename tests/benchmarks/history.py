@@ -44,7 +44,7 @@ async def run(target: Target, scale: Scale, report: Report) -> None:
     """At each length of history rounds after a first one that does not count, once it is settled, and before."""
     found: dict[tuple[int, str], list[Round]] = {}
     sizes = {}
-    of = cases(references=True)[:3]
+    of = cases(references=True)[:4]
     async with target.database() as database:
         await add_controls(database)
         for level in (level for level in LEVELS if level <= scale.history):

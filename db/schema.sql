@@ -883,8 +883,8 @@ begin
                 then (select r.invoice_id from invoice_references r where r.connection = e.connection and r.reference = e.invoice_reference)
                 else (select m.invoice_id from payments m where m.id = coalesce(e.reverses, (
                     select p.id from payments p
-                    where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
-                      and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end)))
+                    where p.connection = e.connection and p.kind = movement_kind(e.kind)
+                      and p.reference = movement_reference(e.kind, e.reference, e.parent_reference))))
             end)
         from unnest(p_events) e);
 end
@@ -1074,8 +1074,8 @@ begin
             select v_invoice_ids[m.ordinality]
             from unnest(p_events[:v_position - 1]) with ordinality m
             where p_states[m.ordinality] in ('ready', 'waiting') and v_invoice_ids[m.ordinality] is not null
-              and m.connection = v_event.connection and m.kind = coalesce(base_kind(v_event.kind), 'payment')
-              and m.reference = case when base_kind(v_event.kind) is null then v_event.parent_reference else v_event.reference end
+              and m.connection = v_event.connection and m.kind = movement_kind(v_event.kind)
+              and m.reference = movement_reference(v_event.kind, v_event.reference, v_event.parent_reference)
               and not exists (select from payment_events k where k.connection = m.connection and k.event_id = m.event_id)
               and not exists (select from unnest(p_events[:m.ordinality - 1]) k where k.connection = m.connection and k.event_id = m.event_id)
             order by m.ordinality limit 1);
@@ -1332,8 +1332,8 @@ declare
         left join reassigned_events a on a.id = e.id
         left join invoice_references n on n.connection = e.connection and n.reference = e.invoice_reference
         left join payments m on num_nonnulls(e.invoice_id, e.invoice_reference) = 0 and m.connection = e.connection
-            and m.kind = coalesce(base_kind(e.kind), 'payment')
-            and m.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end
+            and m.kind = movement_kind(e.kind)
+            and m.reference = movement_reference(e.kind, e.reference, e.parent_reference)
         where coalesce(a.invoice_id, e.invoice_id, n.invoice_id, m.invoice_id) = p_invoice_id);
 begin
     return query
@@ -1637,6 +1637,38 @@ COMMENT ON FUNCTION public.misplaced_events() IS 'The check that every event is 
 
 
 --
+-- Name: movement_kind(text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.movement_kind(p_kind text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN COALESCE(public.base_kind(p_kind), 'payment'::text);
+
+
+--
+-- Name: FUNCTION movement_kind(p_kind text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.movement_kind(p_kind text) IS 'The kind of the movement that an event of this kind is about: what a reversal undoes, the payment of a refund or chargeback.';
+
+
+--
+-- Name: movement_reference(text, text, text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.movement_reference(p_kind text, p_reference text, p_parent_reference text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN (public.base_kind(p_kind) IS NULL) THEN p_parent_reference ELSE p_reference END;
+
+
+--
+-- Name: FUNCTION movement_reference(p_kind text, p_reference text, p_parent_reference text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.movement_reference(p_kind text, p_reference text, p_parent_reference text) IS 'The reference of the movement that an event is about: a reversal carries its base''s as its own, others name their parent.';
+
+
+--
 -- Name: new_payment_events(text[], bigint[], bigint[], text[], text[], text[], text[], text[], text[], timestamp with time zone[], integer[], bytea[]); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -1791,8 +1823,8 @@ begin
             left join lateral (
                 select * from payments m where m.id = coalesce(e.reverses, (
                     select p.id from payments p
-                    where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
-                      and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end))
+                    where p.connection = e.connection and p.kind = movement_kind(e.kind)
+                      and p.reference = movement_reference(e.kind, e.reference, e.parent_reference)))
                 offset 0) m on true
             left join lateral (select i.currency from invoices i where i.id = m.invoice_id offset 0) i on true;
         end if;
@@ -2466,8 +2498,8 @@ begin
             case p_states[e.ordinality]
                 when 'invalid' then (select payment_event_error(x) from unnest(p_events[e.ordinality:e.ordinality]) x)
                 when 'unknown_invoice' then format('invoice %s does not exist', coalesce(e.invoice_id::text, quote_literal(e.invoice_reference)))
-                when 'waiting' then format('%s %L is not posted yet', coalesce(base_kind(e.kind), 'payment'),
-                    case when base_kind(e.kind) is null then e.parent_reference else e.reference end)
+                when 'waiting' then format('%s %L is not posted yet', movement_kind(e.kind),
+                    movement_reference(e.kind, e.reference, e.parent_reference))
                 when 'currency_mismatch' then format('the event is in %s, invoice %s in %s', e.currency, i.id, i.currency)
                 when 'amount_out_of_range' then format('a sum of invoice %s would exceed 10^18 minor units', i.id)
                 when 'conflict' then format('%s %L is posted with another amount or on another invoice', e.kind, e.reference)
@@ -2486,9 +2518,8 @@ begin
         select e.id, e.connection,
                case when state = 'unknown_invoice' then e.invoice_id end,
                case when state = 'unknown_invoice' and e.invoice_id is null then e.invoice_reference end,
-               case when state = 'waiting' then coalesce(base_kind(e.kind), 'payment') end,
-               case when state = 'waiting' and base_kind(e.kind) is null then e.parent_reference
-                    when state = 'waiting' then e.reference end
+               case when state = 'waiting' then movement_kind(e.kind) end,
+               case when state = 'waiting' then movement_reference(e.kind, e.reference, e.parent_reference) end
         from unnest(p_events) with ordinality e, unnest(p_states[e.ordinality:e.ordinality]) state
         where state in ('unknown_invoice', 'waiting') and (v_outcomes[e.ordinality]).outcome = 'parked' and e.id = any(p_own)
         order by e.id

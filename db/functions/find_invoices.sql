@@ -10,8 +10,8 @@ begin
                 then (select r.invoice_id from invoice_references r where r.connection = e.connection and r.reference = e.invoice_reference)
                 else (select m.invoice_id from payments m where m.id = coalesce(e.reverses, (
                     select p.id from payments p
-                    where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
-                      and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end)))
+                    where p.connection = e.connection and p.kind = movement_kind(e.kind)
+                      and p.reference = movement_reference(e.kind, e.reference, e.parent_reference))))
             end)
         from unnest(p_events) e);
 end

@@ -15,8 +15,8 @@ begin
             select v_invoice_ids[m.ordinality]
             from unnest(p_events[:v_position - 1]) with ordinality m
             where p_states[m.ordinality] in ('ready', 'waiting') and v_invoice_ids[m.ordinality] is not null
-              and m.connection = v_event.connection and m.kind = coalesce(base_kind(v_event.kind), 'payment')
-              and m.reference = case when base_kind(v_event.kind) is null then v_event.parent_reference else v_event.reference end
+              and m.connection = v_event.connection and m.kind = movement_kind(v_event.kind)
+              and m.reference = movement_reference(v_event.kind, v_event.reference, v_event.parent_reference)
               and not exists (select from payment_events k where k.connection = m.connection and k.event_id = m.event_id)
               and not exists (select from unnest(p_events[:m.ordinality - 1]) k where k.connection = m.connection and k.event_id = m.event_id)
             order by m.ordinality limit 1);

@@ -13,8 +13,8 @@ declare
         left join reassigned_events a on a.id = e.id
         left join invoice_references n on n.connection = e.connection and n.reference = e.invoice_reference
         left join payments m on num_nonnulls(e.invoice_id, e.invoice_reference) = 0 and m.connection = e.connection
-            and m.kind = coalesce(base_kind(e.kind), 'payment')
-            and m.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end
+            and m.kind = movement_kind(e.kind)
+            and m.reference = movement_reference(e.kind, e.reference, e.parent_reference)
         where coalesce(a.invoice_id, e.invoice_id, n.invoice_id, m.invoice_id) = p_invoice_id);
 begin
     return query

@@ -43,8 +43,8 @@ begin
             left join lateral (
                 select * from payments m where m.id = coalesce(e.reverses, (
                     select p.id from payments p
-                    where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
-                      and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end))
+                    where p.connection = e.connection and p.kind = movement_kind(e.kind)
+                      and p.reference = movement_reference(e.kind, e.reference, e.parent_reference)))
                 offset 0) m on true
             left join lateral (select i.currency from invoices i where i.id = m.invoice_id offset 0) i on true;
         end if;

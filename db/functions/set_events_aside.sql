@@ -21,8 +21,8 @@ begin
             case p_states[e.ordinality]
                 when 'invalid' then (select payment_event_error(x) from unnest(p_events[e.ordinality:e.ordinality]) x)
                 when 'unknown_invoice' then format('invoice %s does not exist', coalesce(e.invoice_id::text, quote_literal(e.invoice_reference)))
-                when 'waiting' then format('%s %L is not posted yet', coalesce(base_kind(e.kind), 'payment'),
-                    case when base_kind(e.kind) is null then e.parent_reference else e.reference end)
+                when 'waiting' then format('%s %L is not posted yet', movement_kind(e.kind),
+                    movement_reference(e.kind, e.reference, e.parent_reference))
                 when 'currency_mismatch' then format('the event is in %s, invoice %s in %s', e.currency, i.id, i.currency)
                 when 'amount_out_of_range' then format('a sum of invoice %s would exceed 10^18 minor units', i.id)
                 when 'conflict' then format('%s %L is posted with another amount or on another invoice', e.kind, e.reference)
@@ -41,9 +41,8 @@ begin
         select e.id, e.connection,
                case when state = 'unknown_invoice' then e.invoice_id end,
                case when state = 'unknown_invoice' and e.invoice_id is null then e.invoice_reference end,
-               case when state = 'waiting' then coalesce(base_kind(e.kind), 'payment') end,
-               case when state = 'waiting' and base_kind(e.kind) is null then e.parent_reference
-                    when state = 'waiting' then e.reference end
+               case when state = 'waiting' then movement_kind(e.kind) end,
+               case when state = 'waiting' then movement_reference(e.kind, e.reference, e.parent_reference) end
         from unnest(p_events) with ordinality e, unnest(p_states[e.ordinality:e.ordinality]) state
         where state in ('unknown_invoice', 'waiting') and (v_outcomes[e.ordinality]).outcome = 'parked' and e.id = any(p_own)
         order by e.id

@@ -28,6 +28,20 @@ comment on function invoice_status(bigint, bigint, bigint, bigint) is
     'The status of an invoice of this amount with these sums (minor units). A function of sums, so the order of events cannot matter.';
 revoke all on function invoice_status from public;
 
+create or replace function movement_kind(p_kind text) returns text
+language sql immutable parallel safe
+return coalesce(base_kind(p_kind), 'payment');
+comment on function movement_kind(text) is
+    'The kind of the movement that an event of this kind is about: what a reversal undoes, the payment of a refund or chargeback.';
+revoke all on function movement_kind from public;
+
+create or replace function movement_reference(p_kind text, p_reference text, p_parent_reference text) returns text
+language sql immutable parallel safe
+return case when base_kind(p_kind) is null then p_parent_reference else p_reference end;
+comment on function movement_reference(text, text, text) is
+    'The reference of the movement that an event is about: a reversal carries its base''s as its own, others name their parent.';
+revoke all on function movement_reference from public;
+
 create or replace function payment_event_error(p_event payment_events) returns text
 language sql stable parallel safe
 return case
@@ -560,8 +574,8 @@ begin
                 then (select r.invoice_id from invoice_references r where r.connection = e.connection and r.reference = e.invoice_reference)
                 else (select m.invoice_id from payments m where m.id = coalesce(e.reverses, (
                     select p.id from payments p
-                    where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
-                      and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end)))
+                    where p.connection = e.connection and p.kind = movement_kind(e.kind)
+                      and p.reference = movement_reference(e.kind, e.reference, e.parent_reference))))
             end)
         from unnest(p_events) e);
 end
@@ -674,8 +688,8 @@ begin
             select v_invoice_ids[m.ordinality]
             from unnest(p_events[:v_position - 1]) with ordinality m
             where p_states[m.ordinality] in ('ready', 'waiting') and v_invoice_ids[m.ordinality] is not null
-              and m.connection = v_event.connection and m.kind = coalesce(base_kind(v_event.kind), 'payment')
-              and m.reference = case when base_kind(v_event.kind) is null then v_event.parent_reference else v_event.reference end
+              and m.connection = v_event.connection and m.kind = movement_kind(v_event.kind)
+              and m.reference = movement_reference(v_event.kind, v_event.reference, v_event.parent_reference)
               and not exists (select from payment_events k where k.connection = m.connection and k.event_id = m.event_id)
               and not exists (select from unnest(p_events[:m.ordinality - 1]) k where k.connection = m.connection and k.event_id = m.event_id)
             order by m.ordinality limit 1);
@@ -839,8 +853,8 @@ declare
         left join reassigned_events a on a.id = e.id
         left join invoice_references n on n.connection = e.connection and n.reference = e.invoice_reference
         left join payments m on num_nonnulls(e.invoice_id, e.invoice_reference) = 0 and m.connection = e.connection
-            and m.kind = coalesce(base_kind(e.kind), 'payment')
-            and m.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end
+            and m.kind = movement_kind(e.kind)
+            and m.reference = movement_reference(e.kind, e.reference, e.parent_reference)
         where coalesce(a.invoice_id, e.invoice_id, n.invoice_id, m.invoice_id) = p_invoice_id);
 begin
     return query
@@ -1195,8 +1209,8 @@ begin
             left join lateral (
                 select * from payments m where m.id = coalesce(e.reverses, (
                     select p.id from payments p
-                    where p.connection = e.connection and p.kind = coalesce(base_kind(e.kind), 'payment')
-                      and p.reference = case when base_kind(e.kind) is null then e.parent_reference else e.reference end))
+                    where p.connection = e.connection and p.kind = movement_kind(e.kind)
+                      and p.reference = movement_reference(e.kind, e.reference, e.parent_reference)))
                 offset 0) m on true
             left join lateral (select i.currency from invoices i where i.id = m.invoice_id offset 0) i on true;
         end if;
@@ -1639,8 +1653,8 @@ begin
             case p_states[e.ordinality]
                 when 'invalid' then (select payment_event_error(x) from unnest(p_events[e.ordinality:e.ordinality]) x)
                 when 'unknown_invoice' then format('invoice %s does not exist', coalesce(e.invoice_id::text, quote_literal(e.invoice_reference)))
-                when 'waiting' then format('%s %L is not posted yet', coalesce(base_kind(e.kind), 'payment'),
-                    case when base_kind(e.kind) is null then e.parent_reference else e.reference end)
+                when 'waiting' then format('%s %L is not posted yet', movement_kind(e.kind),
+                    movement_reference(e.kind, e.reference, e.parent_reference))
                 when 'currency_mismatch' then format('the event is in %s, invoice %s in %s', e.currency, i.id, i.currency)
                 when 'amount_out_of_range' then format('a sum of invoice %s would exceed 10^18 minor units', i.id)
                 when 'conflict' then format('%s %L is posted with another amount or on another invoice', e.kind, e.reference)
@@ -1659,9 +1673,8 @@ begin
         select e.id, e.connection,
                case when state = 'unknown_invoice' then e.invoice_id end,
                case when state = 'unknown_invoice' and e.invoice_id is null then e.invoice_reference end,
-               case when state = 'waiting' then coalesce(base_kind(e.kind), 'payment') end,
-               case when state = 'waiting' and base_kind(e.kind) is null then e.parent_reference
-                    when state = 'waiting' then e.reference end
+               case when state = 'waiting' then movement_kind(e.kind) end,
+               case when state = 'waiting' then movement_reference(e.kind, e.reference, e.parent_reference) end
         from unnest(p_events) with ordinality e, unnest(p_states[e.ordinality:e.ordinality]) state
         where state in ('unknown_invoice', 'waiting') and (v_outcomes[e.ordinality]).outcome = 'parked' and e.id = any(p_own)
         order by e.id
@@ -1969,5 +1982,7 @@ drop function
     apply_batch,
     posting_phase,
     payment_event_error,
+    movement_reference,
+    movement_kind,
     invoice_status,
     base_kind;

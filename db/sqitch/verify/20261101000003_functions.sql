@@ -41,6 +41,8 @@ function link_parked_references(invoice_references[])
 function lock_invoices(payment_events[],boolean)
 function look_at_parked_events(bigint,integer,integer) security definer
 function misplaced_events() security definer
+function movement_kind(text)
+function movement_reference(text,text,text)
 function new_payment_events(text[],bigint[],bigint[],text[],text[],text[],text[],text[],text[],timestamp with time zone[],integer[],bytea[])
 function open_queue_gate() security definer
 function payment_event_error(payment_events)

@@ -117,3 +117,12 @@ async def test_a_strange_body_is_a_dead_letter(name: str, body: bytes) -> None:
 
 def test_every_adapter_is_tried_here(name: str) -> None:  # noqa: ARG001 - one look is enough
     assert set(EXAMPLES) == set(ADAPTERS)
+
+
+def test_an_account_is_a_setting_only_where_events_tell_whose_they_are(name: str) -> None:
+    if name in {"coinbase", "generic", "paddle", "paystack", "shopify", "standard_webhooks"}:
+        with pytest.raises(ValidationError) as error:
+            example(name, account="ours")
+        assert [wrong["loc"] for wrong in error.value.errors()] == [("account",)]
+    else:
+        assert example(name, account="ours").account == "ours"

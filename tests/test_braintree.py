@@ -157,6 +157,7 @@ def test_a_mac_is_as_braintree_makes_it() -> None:
         (SETTLED, {"transaction": TRANSACTION | {"order-id": None}}, (*PAID[:5], "t1")),
         (SETTLED, {"transaction": TRANSACTION | {"order-id": "INV-7"}}, (*PAID[:5], "INV-7")),
         (SETTLED, {"transaction": CREDIT}, REFUNDED),
+        (SETTLED, {"transaction": CREDIT | {"order-id": "666"}}, REFUNDED),
         (SETTLED, {"transaction": CREDIT | {"refunded-transaction-id": None}}, "no_invoice"),
         (SETTLED, {"transaction": TRANSACTION | {"amount": "100"}}, (*PAID[:2], 10_000, *PAID[3:])),
         (SETTLED, {"transaction": TRANSACTION | {"amount": "10.005"}}, "bad_amount"),  # 80

@@ -71,6 +71,16 @@ async def what(adapter: Adapter, body: dict[str, Any] | bytes) -> list[tuple[Any
     [
         ("PAYMENT.CAPTURE.COMPLETED", CAPTURE, [PAID]),
         ("PAYMENT.CAPTURE.REFUNDED", REFUND, [("refund", 500, "USD", "REF1", None, "CAP1")]),
+        (
+            "PAYMENT.CAPTURE.REFUNDED",
+            REFUND | {"invoice_id": "666", "custom_id": "CN-1"},  # a credit note's
+            [("refund", 500, "USD", "REF1", None, "CAP1")],
+        ),
+        (
+            "PAYMENT.CAPTURE.REFUNDED",
+            REFUND | {"invoice_id": "42", "links": [SELF]},
+            [("refund", 500, "USD", "REF1", 42, None)],
+        ),
         ("PAYMENT.CAPTURE.REVERSED", REFUND, [("chargeback", 500, "USD", "REF1", None, "CAP1")]),
         ("PAYMENT.SALE.COMPLETED", SALE, [("payment", 48, "USD", "SALE1", 42, None)]),
         ("PAYMENT.SALE.REFUNDED", SALE_REFUND, [("refund", 15, "USD", "REF2", None, "SALE1")]),

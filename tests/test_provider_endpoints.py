@@ -161,6 +161,18 @@ async def test_adyen_reads_the_answer_it_documents(database_url: str, db: Connec
             assert (answer.status, answer.content_type, await answer.text()) == (200, "text/plain", "[accepted]")
 
 
+async def test_a_content_type_that_is_no_text_costs_no_money(database_url: str, db: Connection) -> None:
+    await add_invoice(db, 42)
+    async with serving(database_url, allow_unsigned=False, connections=(STRIPE,)) as client:
+        length = {"Content-Length": str(len(payment())), "Connection": "close"}
+        headers = {"Host": "a"} | dict(STRIPE.sign(payment(), time.time())) | length
+        head = f"POST {QUEUE} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        said = await client.raw(head.encode() + b"Content-Type: application/json; x=\xff\r\n\r\n" + payment())
+    assert said.startswith(b"HTTP/1.1 200")
+    assert said.endswith(b'{"outcomes": ["queued"]}')
+    assert await db.fetchval("select content_type from deliveries") == "application/json; x=?"
+
+
 async def test_without_a_database_money_is_503_and_what_moves_none_says_nothing_about_it() -> None:
     nowhere = f"postgresql://postgres@127.0.0.1:{free_port()}/payments"
     async with serving(nowhere, allow_unsigned=False, connections=(STRIPE,)) as client:

@@ -57,9 +57,12 @@ async def test_the_vectors_of_others_agree(vector: dict[str, Any]) -> None:
         (event("order.paid", order=ORDER | FOR_42, payment=PAY), [("link", "pay_1", 42)]),
         (event("order.paid", order=ORDER | {"receipt": None}, payment=PAY), []),
         (event("payment_link.paid", payment_link=FOR_42, order=ORDER, payment=PAY), [("link", "pay_1", 42)]),
+        (event("payment_link.partially_paid", payment_link=FOR_42, payment=PAY), [("link", "pay_1", 42)]),
         (event("refund.processed", refund=REFUND, payment=PAY), [("refund", 500, "INR", "rfnd_1", "pay_1")]),
         (event("refund.processed", refund=REFUND, payment=PAY | FOR_42), [("refund", 500, "INR", "rfnd_1", 42)]),
         (event("refund.processed", refund=REFUND | {"payment_id": None}), [("unreadable",)]),
+        (event("refund.processed", refund=REFUND, payment=PAY | {"captured": False}), []),  # never was a payment
+        (event("refund.processed", refund=REFUND), [("refund", 500, "INR", "rfnd_1", "pay_1")]),
         (event("refund.created", refund=REFUND, payment=PAY), []),  # 91
         (event("refund.failed", refund=REFUND, payment=PAY), []),
         (event("payment.dispute.created", dispute=DISPUTE | {"amount_deducted": 0}), []),

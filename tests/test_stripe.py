@@ -96,6 +96,17 @@ async def test_another_scheme_is_no_signature() -> None:
             DISPUTE | {"balance_transactions": [{"amount": -4000}, {"amount": 3500}]},
             [("chargeback_reversal", 3500, "EUR", "dp_1/1", "pi_1")],
         ),
+        (  # the account is kept in another currency
+            "charge.dispute.funds_withdrawn",
+            DISPUTE | {"balance_transactions": [{"amount": -4300, "currency": "usd"}]},
+            [("chargeback", DISPUTE["amount"], "EUR", "dp_1/1", "pi_1")],
+        ),
+        (
+            "charge.dispute.funds_reinstated",
+            DISPUTE | {"balance_transactions": [{"amount": a, "currency": "usd"} for a in (-4300, 4200)]},
+            [("chargeback_reversal", DISPUTE["amount"], "EUR", "dp_1/1", "pi_1")],
+        ),
+        ("invoice.paid", None, [("unreadable",)]),
         (
             "checkout.session.completed",
             {"mode": "payment", "payment_status": "paid", "payment_intent": "pi_1", "client_reference_id": "42"},
@@ -145,9 +156,14 @@ async def test_what_failed_while_pending_never_was_a_refund() -> None:
 async def test_a_test_event_or_anothers_is_no_live_money() -> None:
     assert await what("payment_intent.succeeded", PI, livemode=False) == [("wrong_mode",)]  # 92
     body = event("payment_intent.succeeded", PI, account="acct_2")
-    [letter] = await facts(example("stripe", account="acct_1"), body)
-    assert isinstance(letter, DeadLetter)
-    assert letter.reason == "wrong_account"
+    for account in ("acct_1", None):
+        [letter] = await facts(example("stripe", account=account), body)
+        assert isinstance(letter, DeadLetter)
+        assert letter.reason == "wrong_account"
+    for ours in (body, event("payment_intent.succeeded", PI)):  # our own account's events do not say whose they are
+        assert in_short(await facts(example("stripe", account="acct_2"), ours)) == [
+            ("payment", 5000, "EUR", "pi_1", 42)
+        ]
 
 
 @pytest.mark.parametrize("body", payloads("stripe"))

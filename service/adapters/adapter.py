@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TypeAlias
 
 from multidict import CIMultiDict, MultiMapping
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from service.adapters.money import Money
 from service.adapters.payload import Payload, UnusableError, is_storable
@@ -97,10 +97,19 @@ class Adapter(BaseModel, ABC):
     invoice_is: Literal["id", "reference"] = "id"
     """What stands there: invoices.id, or a name out of invoice_references. What is no plain integer is never an id."""
 
+    tells_account: ClassVar[bool] = True
+    """Whether a body says, under the signature, of which account it is; where it does not, `account` is refused."""
     answer: ClassVar[bytes] = b""
     """The body of the answer, where the provider wants a certain one."""
     methods: ClassVar[tuple[str, ...]] = ("POST",)
     """With GET too, where the provider asks for a challenge()'s answer before it sends webhooks."""
+
+    @field_validator("account")
+    @classmethod
+    def _can_be_checked(cls, account: str | None) -> str | None:
+        if not cls.tells_account:
+            raise ValueError("the provider's events do not tell whose they are; remove it, and use a secret an account")
+        return account
 
     @property
     def forgeable(self) -> bool:
@@ -147,7 +156,7 @@ class Adapter(BaseModel, ABC):
         Where the provider's API does not tell, a dead letter keeps the body for it to be asked again. Raises FetchError
         where the body is forgeable: then nothing is kept, and it has to come again.
         """
-        content_type = delivery.header("Content-Type")[:255]
+        content_type = delivery.header("Content-Type")[:255].encode("ascii", "replace").decode()
         facts: list[Fact] = []
         unfetched: list[Fact] = []
         try:
@@ -247,7 +256,12 @@ class Adapter(BaseModel, ABC):
     def require_account(self, account: object) -> None:
         """Raise UnusableError for an event of another account than the configured one."""
         if self.account is not None and account != self.account:
-            raise UnusableError("wrong_account", f"the event is of account {str(account)[:80]!r}, not {self.account!r}")
+            raise wrong_account(account, self.account)
+
+
+def wrong_account(account: object, ours: str) -> UnusableError:
+    """The error for an event of another account than ours."""
+    return UnusableError("wrong_account", f"the event is of account {str(account)[:80]!r}, not {ours!r}")
 
 
 def as_json(value: Mapping[str, Any]) -> bytes:

@@ -92,8 +92,9 @@ class Braintree(Adapter):
         return self._event(item, kind, got, dispute.text("/id"), dispute.text("/transaction/id"))
 
     def _event(self, item: Payload, kind: str, got: money.Money, reference: str, parent: str | None) -> PaymentEvent:
-        time = "/notification/timestamp"
-        return self.event(item, f"{reference}:{kind}", kind, got, reference, parent=parent, time=time)
+        invoice = (None, None) if parent else None  # a refund may have an order id of its own
+        time, event_id = "/notification/timestamp", f"{reference}:{kind}"
+        return self.event(item, event_id, kind, got, reference, parent=parent, invoice=invoice, time=time)
 
 
 def _mac(private_key: str, message: str) -> str:

@@ -17,6 +17,7 @@ from service.database import PaymentEvent
 class Coinbase(HmacAdapter):
     """`webhook_secrets` are the shared secrets of the webhook subscriptions."""
 
+    tells_account: ClassVar = False
     scheme: ClassVar = HmacScheme("X-CC-Webhook-Signature")
     invoice: Pointers = ("/data/metadata/invoice_id",)
 

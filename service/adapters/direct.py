@@ -1,5 +1,6 @@
 """Our own JSON: what a merchant's own system sends to the plain endpoints."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -51,6 +52,14 @@ class PaymentRequest(BaseModel):
     occurred_at: Annotated[AwareDatetime, Field(strict=False), BeforeValidator(_only_text)] | None = Field(
         default=None, description="When it happened: RFC 3339 with an offset. Nothing is decided by it."
     )
+
+    @field_validator("occurred_at")
+    @classmethod
+    def _is_of_our_calendar(cls, time: datetime | None) -> datetime | None:
+        try:
+            return time and time.astimezone(UTC)
+        except OverflowError:
+            raise PydanticCustomError("datetime_range", "Input should lie in the years 1 to 9999 UTC") from None
 
     @field_validator("reference")
     @classmethod

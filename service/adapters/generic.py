@@ -4,7 +4,7 @@ Places in the body are JSON pointers (RFC 6901); of several, the first that hold
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
@@ -29,6 +29,8 @@ def _pairs(value: object) -> object:
 class Generic(SignedAsConfigured):
     """Where a body tells what, and what its event types mean."""
 
+    tells_account: ClassVar = False
+
     event_type: Pointers = Field(min_length=1)
     """Of several, the values are joined with ':', as in charge.updated:succeeded."""
     kinds: Annotated[Mapping[str, Kind], BeforeValidator(_pairs)]
@@ -47,11 +49,6 @@ class Generic(SignedAsConfigured):
     time: Pointer | None = None
     live: Pointer | None = Field(default=None, validate_default=True)
     """Where true stands in a live event and false in a test event."""
-
-    @field_validator("account")
-    @classmethod
-    def _cannot_be_checked(cls, _: object) -> object:
-        raise ValueError("the generic adapter does not know where the account stands; remove it")
 
     @field_validator("kinds")
     @classmethod

@@ -6,6 +6,7 @@ one chargeback at a time, so that its reference is made from the transaction, an
 """
 
 from collections.abc import Iterable
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -22,6 +23,8 @@ SCHEME = HmacScheme(
 
 class Paddle(HmacAdapter):
     """`webhook_secrets` are the secret keys (pdl_ntfset_…) of the notification destination."""
+
+    tells_account: ClassVar = False
 
     tolerance: int = Field(default=5, ge=1, le=300)
     """Seconds that a timestamp may be off, either way; 5 is Paddle's advice."""

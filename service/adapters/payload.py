@@ -107,7 +107,7 @@ class Payload:
         try:
             if isinstance(value, str):
                 time = datetime.fromisoformat(value)
-                return time if time.tzinfo else None
+                return time.astimezone(UTC) if time.tzinfo else None
             return datetime.fromtimestamp(value, UTC)
         except (TypeError, ValueError, OverflowError, OSError):
             return None

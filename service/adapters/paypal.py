@@ -115,7 +115,9 @@ class PayPal(FetchingAdapter):
             value = value.removeprefix("-")
         got = money.from_decimal(value, resource.get("/amount/currency_code") or resource.get("/amount/currency"))
         parent = _parent(resource) if kind != "payment" else None
-        yield self.event(item, item.text("/id"), kind, got, resource.text("/id"), parent=parent, time="/create_time")
+        invoice = (None, None) if parent else None  # a refund's own invoice_id is that of a credit note
+        event_id, reference = item.text("/id"), resource.text("/id")
+        yield self.event(item, event_id, kind, got, reference, parent=parent, invoice=invoice, time="/create_time")
 
 
 def _status(resource: Payload) -> str:

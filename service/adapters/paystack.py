@@ -22,6 +22,7 @@ EXPONENTS = {"XOF": 2}
 class Paystack(HmacAdapter):
     """`webhook_secrets` are the secret keys of the API (sk_live_… or sk_test_…), which also sign the webhooks."""
 
+    tells_account: ClassVar = False
     scheme: ClassVar = HmacScheme("X-Paystack-Signature", "sha512")
     invoice: Pointers = ("/data/metadata/invoice_id", "/data/transaction/metadata/invoice_id", "/data/reference")
 

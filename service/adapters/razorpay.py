@@ -47,7 +47,8 @@ class Razorpay(HmacAdapter):
         yield self._moved(item, "payment", item.part("/payload/payment/entity"), "amount")
 
     def _refund(self, item: Payload) -> Iterable[PaymentEvent]:
-        yield self._moved(item, "refund", item.part("/payload/refund/entity"), "amount")
+        if item.get("/payload/payment/entity/captured") is not False:  # else it returns what never was a payment
+            yield self._moved(item, "refund", item.part("/payload/refund/entity"), "amount")
 
     def _taken(self, item: Payload) -> Iterable[PaymentEvent]:
         yield from self._dispute(item, "chargeback")
@@ -76,6 +77,5 @@ class Razorpay(HmacAdapter):
         "payment.dispute.created": _taken,
         "payment.dispute.lost": _taken,
         "payment.dispute.won": _given_back,
-        "order.paid": _paid,
-        "payment_link.paid": _paid,
+        **dict.fromkeys(("order.paid", "payment_link.paid", "payment_link.partially_paid"), _paid),
     }

@@ -22,6 +22,7 @@ LOSSES = ("needs_response", "under_review", "accepted", "lost")
 class Shopify(HmacAdapter):
     """`webhook_secrets` are the app's client secrets, or the secret under Settings, Notifications, Webhooks."""
 
+    tells_account: ClassVar = False
     scheme: ClassVar = HmacScheme("X-Shopify-Hmac-Sha256", encoding="base64")
     invoice: Pointers = ("/note_attributes/invoice_id",)
     """An order's note attributes are read as an object: their values by their names."""

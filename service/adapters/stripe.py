@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 from service.adapters import money
-from service.adapters.adapter import Pointers, as_json
+from service.adapters.adapter import Pointers, as_json, wrong_account
 from service.adapters.payload import Payload, UnusableError
 from service.adapters.signatures import HmacAdapter, HmacScheme
 from service.database import Link, PaymentEvent
@@ -37,7 +37,8 @@ class Stripe(HmacAdapter):
         if report is None:
             return ()
         self.require_mode(live=item.flag("/livemode"))
-        self.require_account(item.get("/account"))
+        if (account := item.get("/account")) not in (None, self.account):  # our own account's events do not say
+            raise wrong_account(account, self.account or "our own")
         return report(self, item, item.part("/data/object"))
 
     def _payment(self, item: Payload, intent: Payload) -> Iterable[PaymentEvent]:
@@ -53,15 +54,16 @@ class Stripe(HmacAdapter):
 
     def _dispute(self, item: Payload, dispute: Payload) -> Iterable[PaymentEvent]:
         """A balance transaction below zero took the money, a stage of the dispute each; one above brought it back."""
-        amounts = [move.get("/amount") for move in dispute.parts("/balance_transactions")]
-        taken = [-amount for amount in amounts if isinstance(amount, int) and amount < 0]
-        given = [amount for amount in amounts if isinstance(amount, int) and amount > 0]
-        kind, moved = (
-            ("chargeback", taken) if item.get("/type").endswith("withdrawn") else ("chargeback_reversal", given)
-        )
-        if not taken or not moved:
+        withdrawn = item.text("/type").endswith("withdrawn")
+        moves = [move for move in dispute.parts("/balance_transactions") if isinstance(move.get("/amount"), int)]
+        taken, given = ([move for move in moves if sign * move.get("/amount") > 0] for sign in (-1, 1))
+        if not taken or not (withdrawn or given):
             raise UnusableError("bad_amount", "no balance transaction of the dispute says how much was moved")
-        yield self._moved(item, kind, moved[-1], f"{dispute.text('/id')}/{len(taken)}")
+        moved = (taken if withdrawn else given)[-1]
+        is_exchanged = moved.get("/currency") not in (None, dispute.get("/currency"))  # into the account's currency
+        amount = dispute.get("/amount") if is_exchanged else abs(moved.get("/amount"))
+        stage = f"{dispute.text('/id')}/{len(taken)}"
+        yield self._moved(item, "chargeback" if withdrawn else "chargeback_reversal", amount, stage)
 
     def _moved(self, item: Payload, kind: str, amount: object, reference: str) -> PaymentEvent:
         got = money.from_minor(amount, item.get("/data/object/currency"), EXPONENTS)
@@ -74,9 +76,10 @@ class Stripe(HmacAdapter):
         return self.links(item, session.get("/payment_intent"), session.get("/invoice"))
 
     def _invoice(self, item: Payload, invoice: Payload) -> Iterable[Link]:
+        reference = invoice.text("/id")
         names_intent = "payment_intent" in invoice.value  # before API version 2025-03-31; since then _invoice_payment
         _require_intent(invoice, invoice.get("/total") if names_intent or invoice.get("/amount_paid") == 0 else 0)
-        return self.links(item, invoice.get("/payment_intent"), invoice.get("/id"))
+        return self.links(item, invoice.get("/payment_intent"), reference)
 
     def _invoice_payment(self, _: Payload, paid: Payload) -> Iterable[Link]:
         _require_intent(paid.part("/payment"), paid.get("/amount_paid"))
@@ -94,6 +97,4 @@ class Stripe(HmacAdapter):
 
 def _require_intent(payload: Payload, amount: object) -> None:
     if amount not in (None, 0) and payload.get("/payment_intent") is None:
-        raise UnusableError(
-            "no_payment_intent", f"{amount} was paid outside of any payment intent: by hand, or from credit"
-        )
+        raise UnusableError("no_payment_intent", f"{amount} was paid outside a payment intent: by hand, from credit")

@@ -288,7 +288,7 @@ begin
         v_blocks := v_blocks + 1;
         if v_blocks > 60 then    -- each block is a subtransaction; beyond 64 they slow down every snapshot
             v_outcomes := v_outcomes || array(
-                select row(e.id, null, 'busy', 'left for the next call: too many events of this one raised')::payment_event_outcome
+                select row(case when p_stored then e.id end, null, 'busy', 'left for the next call: too many events of this one raised')::payment_event_outcome
                 from unnest(v_events[v_from:]) e);
             exit;
         end if;
@@ -777,15 +777,14 @@ CREATE FUNCTION public.expire_parked_events(p_park_days integer) RETURNS integer
     SET search_path TO 'public', 'pg_temp'
     AS $$
 declare
-    v_expired bigint[];
+    v_expired bigint[] := array(
+        select l.id from parked_events l
+        where l.parked_at < now() - make_interval(days => p_park_days)
+        limit 500 for update skip locked);
 begin
+    perform release_parked_events(find_released_events(v_expired));
     with expired as (
-        delete from parked_events w
-        where w.id = any(array(
-            select l.id from parked_events l
-            where l.parked_at < now() - make_interval(days => p_park_days)
-            limit 500 for update skip locked))
-        returning w.id
+        delete from parked_events w where w.id = any(v_expired) returning w.id
     )
     select array_agg(x.id) into v_expired from expired x;
     perform bury_payment_event(x.id, 'park_expired', format('what it waits for did not come in %s days', p_park_days))
@@ -1246,8 +1245,8 @@ begin
     perform record_operator_action(p_actor, 'imported', p_note, n.payment_event_id, n.dead_letter_id)
     from (
         select distinct e.id as payment_event_id, d.id as dead_letter_id
-        from unnest(v_receipts) with ordinality r
-        cross join lateral (select coalesce(p_connections[r.ordinality], 'direct')) c (connection)
+        from rows from (unnest(v_receipts), unnest(p_connections)) r(event_id, outcome, invoice_id, detail, connection)
+        cross join lateral (select coalesce(r.connection, 'direct')) c (connection)
         left join payment_events e on r.outcome = 'queued' and e.connection = c.connection and e.event_id = r.event_id
         left join dead_letters d on r.outcome = 'conflict' and d.connection = c.connection and d.event_id = r.event_id and d.died_at = now()
         where num_nonnulls(e.id, d.id) > 0
@@ -1550,8 +1549,8 @@ begin
                 and base_kind(e.kind) is null then 'amount_out_of_range'
             else 'ready'
         end),
-        coalesce(max(greatest(i.amount_paid, i.amount_refunded, i.amount_charged_back)), 0)
-            > 1000000000000000000 - 1000000000000000 * cardinality(p_events)::bigint
+        coalesce(max(greatest(i.amount_paid, i.amount_refunded, i.amount_charged_back)) + sum(e.amount) filter (where e.id is not null)
+                 > 1000000000000000000, false)    -- a sum of bigint is numeric
     into p_states, p_near_limit
     from unnest(p_events) with ordinality e
     left join lateral (select * from invoices i where i.id = p_invoice_ids[e.ordinality] offset 0) i on true;
@@ -1741,7 +1740,7 @@ COMMENT ON FUNCTION public.open_queue_gate() IS 'For the listener on watch, as s
 
 CREATE FUNCTION public.payment_event_error(p_event public.payment_events) RETURNS text
     LANGUAGE sql STABLE PARALLEL SAFE
-    RETURN CASE WHEN (((p_event).event_id IS NULL) OR ((length((p_event).event_id) < 1) OR (length((p_event).event_id) > 255))) THEN 'event_id must be 1 to 255 characters'::text WHEN (((p_event).amount IS NULL) OR (((p_event).amount < 1) OR ((p_event).amount > '1000000000000000'::bigint))) THEN format('amount must be 1 to 10^15 minor units, not %s'::text, COALESCE(((p_event).amount)::text, 'null'::text)) WHEN ((p_event).kind <> ALL (ARRAY['payment'::text, 'refund'::text, 'chargeback'::text, 'payment_reversal'::text, 'refund_reversal'::text, 'chargeback_reversal'::text])) THEN format('kind must be payment, refund, chargeback or one of these with _reversal, not %L'::text, "left"((p_event).kind, 40)) WHEN ((length((p_event).currency) <> 3) OR (rtrim((p_event).currency, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'::text) <> ''::text)) THEN format('currency must be three capital letters (ISO 4217), not %L'::text, "left"((p_event).currency, 40)) WHEN (((length((p_event).connection) < 1) OR (length((p_event).connection) > 63)) OR (rtrim((p_event).connection, 'abcdefghijklmnopqrstuvwxyz0123456789_-'::text) <> ''::text)) THEN format('connection must be 1 to 63 of a-z, 0-9, _ and -, not %L'::text, "left"((p_event).connection, 80)) WHEN ((length((p_event).reference) < 1) OR (length((p_event).reference) > 255)) THEN 'reference must be 1 to 255 characters'::text WHEN ((length((p_event).parent_reference) < 1) OR (length((p_event).parent_reference) > 255)) THEN 'parent_reference must be 1 to 255 characters'::text WHEN ((length((p_event).invoice_reference) < 1) OR (length((p_event).invoice_reference) > 255)) THEN 'invoice_reference must be 1 to 255 characters'::text WHEN (("right"((p_event).kind, 9) = '_reversal'::text) AND (num_nonnulls((p_event).reference, (p_event).reverses) = 0)) THEN format('reference must name the movement that this %s undoes'::text, (p_event).kind) WHEN (((p_event).kind = 'payment'::text) AND (num_nonnulls((p_event).invoice_id, (p_event).invoice_reference) = 0)) THEN 'invoice_id or invoice_reference must name the invoice of a payment'::text WHEN (((p_event).kind = ANY (ARRAY['refund'::text, 'chargeback'::text])) AND (num_nonnulls((p_event).invoice_id, (p_event).invoice_reference, (p_event).parent_reference) = 0)) THEN 'invoice_id, invoice_reference or parent_reference must name the invoice'::text ELSE NULL::text END;
+    RETURN CASE WHEN (((p_event).event_id IS NULL) OR ((length((p_event).event_id) < 1) OR (length((p_event).event_id) > 255))) THEN 'event_id must be 1 to 255 characters'::text WHEN (((p_event).amount IS NULL) OR (((p_event).amount < 1) OR ((p_event).amount > '1000000000000000'::bigint))) THEN format('amount must be 1 to 10^15 minor units, not %s'::text, COALESCE(((p_event).amount)::text, 'null'::text)) WHEN ((p_event).kind <> ALL (ARRAY['payment'::text, 'refund'::text, 'chargeback'::text, 'payment_reversal'::text, 'refund_reversal'::text, 'chargeback_reversal'::text])) THEN format('kind must be payment, refund, chargeback or one of these with _reversal, not %L'::text, "left"((p_event).kind, 40)) WHEN ((length((p_event).currency) <> 3) OR (rtrim((p_event).currency, 'ABCDEFGHIJKLMNOPQRSTUVWXYZ'::text) <> ''::text)) THEN format('currency must be three capital letters (ISO 4217), not %L'::text, "left"((p_event).currency, 40)) WHEN (((length((p_event).connection) < 1) OR (length((p_event).connection) > 63)) OR (rtrim((p_event).connection, 'abcdefghijklmnopqrstuvwxyz0123456789_-'::text) <> ''::text)) THEN format('connection must be 1 to 63 of a-z, 0-9, _ and -, not %L'::text, "left"((p_event).connection, 80)) WHEN ((p_event).connection = 'operator'::text) THEN 'connection operator is that of void_payment(); name another'::text WHEN ((length((p_event).reference) < 1) OR (length((p_event).reference) > 255)) THEN 'reference must be 1 to 255 characters'::text WHEN ((length((p_event).parent_reference) < 1) OR (length((p_event).parent_reference) > 255)) THEN 'parent_reference must be 1 to 255 characters'::text WHEN ((length((p_event).invoice_reference) < 1) OR (length((p_event).invoice_reference) > 255)) THEN 'invoice_reference must be 1 to 255 characters'::text WHEN (("right"((p_event).kind, 9) = '_reversal'::text) AND (num_nonnulls((p_event).reference, (p_event).reverses) = 0)) THEN format('reference must name the movement that this %s undoes'::text, (p_event).kind) WHEN (((p_event).kind = 'payment'::text) AND (num_nonnulls((p_event).invoice_id, (p_event).invoice_reference) = 0)) THEN 'invoice_id or invoice_reference must name the invoice of a payment'::text WHEN (((p_event).kind = ANY (ARRAY['refund'::text, 'chargeback'::text])) AND (num_nonnulls((p_event).invoice_id, (p_event).invoice_reference, (p_event).parent_reference) = 0)) THEN 'invoice_id, invoice_reference or parent_reference must name the invoice'::text ELSE NULL::text END;
 
 
 --
@@ -1793,6 +1792,7 @@ declare
     v_ids bigint[];
     v_ready bigint[];
     v_awaited boolean := false;
+    v_kept_back boolean;
 begin
     foreach v_phase in array array(select distinct posting_phase(e.kind) from unnest(p_events) e order by 1) loop
         if v_phase = 3 or v_phase = 2 and 'waiting' = any(p_states) then
@@ -1854,9 +1854,16 @@ begin
                 group by p.invoice_id
             ) c
             where i.id = c.invoice_id
+            returning i.id
         )
-        select array_agg(p.id), v_awaited or exists (select from parked_events w where w.movement_reference is not null)
-        into v_now_posted, v_awaited from posted p;
+        select array_agg(p.id), v_awaited or exists (select from parked_events w where w.movement_reference is not null),
+               count(distinct p.invoice_id) > (select count(*) from moved)
+        into v_now_posted, v_awaited, v_kept_back from posted p;
+        if v_kept_back then
+            raise exception 'a trigger on invoices kept a sum from being updated'
+                using errcode = 'triggered_action_exception', detail = 'The invoice would not say what the ledger says.',
+                      hint = 'A BEFORE trigger has to return new.';
+        end if;
         v_posted := v_posted || v_now_posted;
     end loop;
 
@@ -1877,6 +1884,7 @@ begin
     select array_agg(case
             when p_states[e.ordinality] <> 'ready' then p_states[e.ordinality]
             when e.id = any(v_posted) then 'applied'
+            when m.id is null then 'kept back'
             when m.id = e.id or m.amount = e.amount and m.invoice_id = p_invoice_ids[e.ordinality] then 'duplicate'
             else 'conflict'
         end order by e.ordinality),
@@ -1889,6 +1897,11 @@ begin
             (select p.id from payments p where p.connection = e.connection and p.kind = e.kind and p.reference = e.reference),
             (select p.id from payments p where p.reverses = v_bases[e.ordinality]))
         offset 0) m on true;
+    if 'kept back' = any(p_states) then
+        raise exception 'a trigger on payments kept an event from being posted'
+            using errcode = 'triggered_action_exception', detail = 'Nothing else is in the way of its posting.',
+                  hint = 'A BEFORE trigger has to return new.';
+    end if;
 
     insert into payment_reports (id, payment_id)
     select e.id, v_postings[e.ordinality]
@@ -1939,12 +1952,13 @@ CREATE FUNCTION public.process_claimed_events(p_ids bigint[], p_max_attempts int
     SET enable_memoize TO 'off'
     AS $$
 declare
+    v_ids bigint[] := array(select q.id from payment_queue q where q.id = any(p_ids) order by q.id for update skip locked);
     v_outcomes payment_event_outcome[];
     v_failed record;
 begin
-    claimed := cardinality(p_ids);
+    claimed := cardinality(v_ids);
     v_outcomes := apply_isolated(
-        array(select e from payment_events e where e.id = any(p_ids) order by e.id), p_stored => true, p_park => true, p_wait => false);
+        array(select e from payment_events e where e.id = any(v_ids) order by e.id), p_stored => true, p_park => true, p_wait => false);
 
     select count(*) filter (where o.outcome = 'applied'), count(*) filter (where o.outcome = 'duplicate'),
            count(*) filter (where o.outcome = 'parked'), count(*) filter (where o.outcome = 'busy'),
@@ -1954,7 +1968,7 @@ begin
     from unnest(v_outcomes) o;
 
     if applied = claimed then
-        delete from payment_queue q where q.id = any(p_ids);
+        delete from payment_queue q where q.id = any(v_ids);
         return;
     end if;
     perform leave_waiting(v_outcomes, p_claimed => true);
@@ -1971,7 +1985,7 @@ $$;
 -- Name: FUNCTION process_claimed_events(p_ids bigint[], p_max_attempts integer, OUT claimed integer, OUT applied integer, OUT duplicates integer, OUT parked integer, OUT busy integer, OUT failed integer, OUT dead integer); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.process_claimed_events(p_ids bigint[], p_max_attempts integer, OUT claimed integer, OUT applied integer, OUT duplicates integer, OUT parked integer, OUT busy integer, OUT failed integer, OUT dead integer) IS 'Applies claimed events and takes them from the queue. Failed ones are retried later, until p_max_attempts makes dead letters of them; busy ones (invoice locked by another transaction) soon, and no attempt is counted.';
+COMMENT ON FUNCTION public.process_claimed_events(p_ids bigint[], p_max_attempts integer, OUT claimed integer, OUT applied integer, OUT duplicates integer, OUT parked integer, OUT busy integer, OUT failed integer, OUT dead integer) IS 'Applies claimed events and takes them from the queue; what is not in it, or is claimed by another, is left out. Failed ones are retried later, until p_max_attempts makes dead letters of them; busy ones (invoice locked by another transaction) soon, and no attempt is counted.';
 
 
 --
@@ -2613,6 +2627,11 @@ CREATE FUNCTION public.store_deliveries(p_events public.payment_events[], p_outc
     SET search_path TO 'public', 'pg_temp'
     AS $$
 begin
+    if array_ndims(p_bodies) <> 1 or array_lower(p_bodies, 1) <> 1 or array_lower(p_content_types, 1) <> 1 then
+        raise exception 'p_bodies and p_content_types must be arrays of one dimension that begin at 1'
+            using errcode = 'array_subscript_error', detail = 'A body is found by the position of its event.',
+                  hint = 'array(select unnest(…)) makes one of any array.';
+    end if;
     insert into deliveries (id, connection, content_type, body)
     select k.id, k.connection, left(p_content_types[k.position], 255), p_bodies[k.position]
     from (
@@ -2647,6 +2666,7 @@ CREATE FUNCTION public.store_payment_events(p_new public.payment_events[], p_par
 declare
     v_stored integer;
     v_ids bigint[];
+    v_held bigint[];
 begin
     p_events := p_new;
     -- In the order of the unique key: opposite batches of the same events wait, but never for each other.
@@ -2666,8 +2686,15 @@ begin
 
     -- In a statement of its own, so that it sees what another transaction had just committed. Known is what is stored
     -- under the same id, unless a later event of this batch has stored it. What is known may be posted now if the
-    -- invoice it belongs to, as it was stored, is the one that is locked; else it stays where it is.
+    -- invoice it belongs to, as it was stored, is the one that is locked; else it stays where it is. Parked it also stays
+    -- while another transaction holds it, which is about to release or to bury it.
     v_ids := array(select e.id from unnest(p_new) e where e.id is not null);
+    v_held := array(
+        select w.id from parked_events w
+        where w.id = any(array(
+            select k.id from unnest(p_new) e
+            join lateral (select k.id from payment_events k where k.connection = e.connection and k.event_id = e.event_id offset 0) k on true))
+        order by w.id for update skip locked);
     select array_agg(case when c.known is null or c.conflicts then c.event else c.known end order by c.position),
            array_agg(case
                when c.known is null and c.state in ('ready', 'waiting') then 'busy'    -- never posted without its row
@@ -2679,6 +2706,7 @@ begin
                    or (select r.id from payment_reports r where r.id = (c.known).id) is not null then 'duplicate'
                when (select d.id from dead_letters d where d.payment_event_id = (c.known).id
                      and (d.resolution is null or d.resolution = 'dismissed')) is not null then 'dead'
+               when (select w.id from parked_events w where w.id = (c.known).id and w.id <> all(v_held)) is not null then 'parked'
                when c.state in ('ready', 'waiting', 'busy')
                    and (find_invoices(array[c.known]))[1] is not distinct from p_invoice_ids[c.position] then case
                        when (c.known).currency <> (select i.currency from invoices i where i.id = p_invoice_ids[c.position])
@@ -2751,6 +2779,7 @@ CREATE FUNCTION public.void_payment(p_connection text, p_event_id text, p_note t
     AS $$
 declare
     v_payment payments;
+    v_reversal payments;
     v_events payment_events[];
     v_outcomes payment_event_outcome[];
 begin
@@ -2762,6 +2791,13 @@ begin
             using errcode = 'PW010',
                   detail = case when v_payment.id is null then 'It is not posted.' else format('It is a %s.', v_payment.kind) end,
                   hint = 'select * from payment_event_states where event_id = …; shows where an event is. A reversal cannot be reversed: apply the event anew.';
+    end if;
+    select p.* into v_reversal from payments p where p.reverses = v_payment.id;
+    if v_reversal.amount <> v_payment.amount then
+        raise exception 'event % of connection % was reversed in part', quote_literal(p_event_id), quote_literal(p_connection)
+            using errcode = 'PW010',
+                  detail = format('A %s took back %s of its %s.', v_reversal.kind, v_reversal.amount, v_payment.amount),
+                  hint = 'Post the rest as an event of its own, such as a refund.';
     end if;
     v_events := array[row(nextval('payment_events_id_seq'), now(), v_payment.amount, v_payment.invoice_id, v_payment.id, null, null,
                           'operator', 'void:' || v_payment.id, v_payment.kind || '_reversal', null, null, null, null)::payment_events];
@@ -2778,7 +2814,7 @@ $$;
 -- Name: FUNCTION void_payment(p_connection text, p_event_id text, p_note text, p_actor text); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.void_payment(p_connection text, p_event_id text, p_note text, p_actor text) IS 'Undoes a posted event by a reversal of connection operator; the ledger keeps both. Outcome duplicate: it had been reversed before. Raises PW010 for what is not posted or is itself a reversal.';
+COMMENT ON FUNCTION public.void_payment(p_connection text, p_event_id text, p_note text, p_actor text) IS 'Undoes a posted event by a reversal of connection operator; the ledger keeps both. Outcome duplicate: it had been reversed before. Raises PW010 for what is not posted, is itself a reversal or was reversed in part.';
 
 
 --

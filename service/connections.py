@@ -39,7 +39,7 @@ ADAPTERS = {
     "stripe": "Stripe",
 }
 """Each adapter's module under service.adapters, and its class there."""
-RESERVED = ("direct", "payments")
+RESERVED = ("direct", "operator", "payments")
 """Our own connection's name, and its endpoint's."""
 
 

@@ -105,6 +105,12 @@ async def void_of_a_reversal(db: Connection) -> None:
     await db.execute("select void_payment('direct', 'evt_1')")
 
 
+async def void_of_what_is_reversed_in_part(db: Connection) -> None:
+    await add_invoice(db, 1)
+    await apply_all(db, [Event("evt_1", 1, reference="r"), Event("q", 1, 40, "payment_reversal", reference="r")])
+    await db.execute("select void_payment('direct', 'evt_1')")
+
+
 # SQLSTATE, what raises it, and what message or DETAIL have to name.
 RAISED: list[tuple[str, Raise, list[str]]] = [
     ("PW001", unknown_invoice, ["evt_1", "direct", "4711", "500"]),
@@ -124,6 +130,7 @@ RAISED: list[tuple[str, Raise, list[str]]] = [
     ("PW008", retry_of_what_is_no_event, ["unreadable", "not JSON at 7"]),
     ("PW010", void_of_nothing, ["evt_1", "stripe"]),
     ("PW010", void_of_a_reversal, ["evt_1", "payment_reversal"]),
+    ("PW010", void_of_what_is_reversed_in_part, ["evt_1", "40 of its 100"]),
 ]
 RAISED_BY_MIGRATIONS = ["PW009"]  # installing: below
 

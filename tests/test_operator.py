@@ -514,9 +514,20 @@ async def test_what_waits_for_longer_than_the_park_days_becomes_a_dead_letter(
     assert await whereabouts(db, "young") == ("pending", "parked")
     await assert_consistent(db)
 
+    # What has come is released, however long it has waited.
+    await apply(db, Event("late", None, 1, invoice_reference="LATE"), park=True)
+    await db.execute("update parked_events set parked_at = now() - interval '9 days'")
+    await db.execute("alter table invoice_references disable trigger invoice_references_release")
+    await add_invoice(db, 6)
+    await db.execute("insert into invoice_references values ('direct', 'LATE', 6)")
+    assert await db.fetchval("select dead from process_payment_queue(p_park_days => 8)") == 1  # young, by now
+    await drain(db)
+    assert await whereabouts(db, "late") == ("processed", "posted")
+    assert await db.fetchval("select count(*) from open_dead_letters where event_id = 'young'") == 1
+
     # The invoice comes after all: a retry applies it.
     await add_invoice(db, 5)
-    assert await operator.fetchval("select retry_dead_letters('park_expired')") == 2
+    assert await operator.fetchval("select retry_dead_letters('park_expired')") == 3
     await drain(db)
     assert (await balance(db, 5))[1] == 200
     assert await whereabouts(db, "refund") == ("pending", "parked")

@@ -318,3 +318,21 @@ async def test_a_copy_costs_one_call_of_the_trigger_however_many_rows_it_has(con
         await second.copy_records_to_table("invoice_references", records=names, columns=NAMES)
         assert await functions_called(second) == {"release_for_references": 1}
     await assert_right(db)
+
+
+async def test_what_another_is_burying_or_releasing_stays_where_it_is(connect: Connect, db: Connection) -> None:
+    event = Event("e1", None, 5000, invoice_reference="LATE")
+    await calls.add_invoice(db, 1)
+    await calls.apply(db, event, park=True)
+    await db.execute("update parked_events set parked_at = now() - interval '31 days'")
+    poll = await connect()
+    async with poll.transaction():
+        assert await poll.fetchval("select dead from look_at_parked_events()") == 1
+        await calls.add_reference(db, "direct", "LATE", 1)
+        for park in (False, True):
+            assert await calls.apply_together(db, [event], park=park) == ["parked"]
+    assert await calls.apply_together(db, [event]) == ["dead"]
+    assert await db.fetch("select * from misplaced_events()") == []
+    await db.execute("select retry_dead_letters('park_expired')")
+    await assert_right(db)
+    assert await calls.balance(db, 1) == ("partially_paid", 5000, 0, 0)

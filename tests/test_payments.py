@@ -1118,6 +1118,23 @@ async def test_a_body_comes_with_a_parked_and_with_a_failed_event(db: Connection
     assert bodies == [("failed", b"failed"), ("parked", b"parked")]
 
 
+async def test_a_body_is_kept_only_with_its_event_even_where_very_many_raise(db: Connection) -> None:
+    await add_invoice(db, 1)
+    await refuse_updates_of(db, 1)
+    rows = await apply_all(db, [Event(f"e{number}", 1, body=b"x") for number in range(100)], park=True)
+    assert {"queued", "busy"} == set(outcomes(rows))
+    assert await counts(db, "deliveries") == await counts(db, "payment_events")
+
+
+@pytest.mark.parametrize("bodies", ["'[0:1]={a,b}'", "array[['a', 'b']]"])
+@pytest.mark.parametrize("call", ["apply_payment_events", "enqueue_payment_events"])
+async def test_bodies_that_could_not_be_told_apart_are_refused(db: Connection, call: str, bodies: str) -> None:
+    await add_invoice(db, 1)
+    sql = f"select * from {call}(array['e1', 'e2'], array[1, 1], array[5, 5], p_bodies => {bodies}::bytea[])"  # noqa: S608 - constants
+    with pytest.raises(asyncpg.ArraySubscriptError, match="begin at 1"):
+        await db.fetch(sql)
+
+
 # Arrays.
 
 
@@ -1187,6 +1204,53 @@ async def test_a_thousand_of_the_largest_amounts_in_one_batch_are_summed_without
     assert outcomes(rows) == ["applied"] * 1000 + ["amount_out_of_range"] * 2
     assert (await balance(db, 1))[1] == LARGEST_SUM
     assert await rows_of(db, "select * from invoice_discrepancies()") == []
+
+
+async def test_a_batch_of_thousands_is_one_batch_and_keeps_the_order(db: Connection) -> None:
+    await add_invoice(db, 1)
+    await apply(db, Event("first", 1, 1))
+    many = [Event(f"g{number}", 1, 1) for number in range(9_300)]
+    await db.execute("set track_functions = 'pl'")
+    async with db.transaction():
+        assert outcomes(await apply_all(db, many)) == ["applied"] * len(many)
+        calls = "select calls from pg_stat_xact_user_functions where funcname = 'apply_batch'"
+        assert await db.fetchval(calls) == 1
+    later = [replace(event, event_id=f"h{event.event_id}") for event in many]
+    await enqueue_all(db, [Event("z", 1, 100, reference="M"), Event("a", 1, 200, reference="M"), *later])
+    assert (await process(db, 10_000))["applied"] == len(many) + 1
+    assert await whereabouts(db, "z") == ("processed", "posted")
+    assert await whereabouts(db, "a") == ("failed", "dead")
+
+
+# Triggers of others that keep back what we write.
+
+
+@pytest.mark.parametrize(("event", "table"), [("update", "invoices"), ("insert", "payments")])
+@pytest.mark.parametrize("queued", [False, True])
+async def test_a_trigger_that_forgets_to_return_new_fails_its_event_alone(
+    db: Connection, event: str, table: str, queued: bool
+) -> None:
+    await add_invoice(db, 1)
+    await add_invoice(db, 2)
+    kept_back = "new.id = 1" if table == "invoices" else "new.invoice_id = 1"
+    await db.execute(f"""
+        create function forget() returns trigger language plpgsql as 'begin return null; end';
+        create trigger forget before {event} on {table} for each row when ({kept_back}) execute function forget();
+        """)
+    events = [Event("e1", 1), Event("e2", 2), Event("e3", 1)]
+    if queued:
+        await enqueue_all(db, events)
+        row = await process(db)
+        assert (row["applied"], row["failed"]) == (1, 2)
+    else:
+        rows = await apply_all(db, events)
+        assert outcomes(rows) == ["failed", "applied", "failed"]
+        assert "09000" in rows[0]["detail"]
+    assert await balance(db, 1) == ("sent", 0, 0, 0)
+    assert await rows_of(db, "select * from invoice_discrepancies()") == []
+    await db.execute(f"drop trigger forget on {table}")
+    assert set(outcomes(await apply_all(db, events))) <= {"applied", "duplicate"}
+    assert (await balance(db, 1))[1] == 200
 
 
 # Text.

@@ -331,6 +331,25 @@ async def test_the_server_applies_enqueues_and_keeps_dead_letters(db: Connection
     assert await sessions.paid(db) == 400
 
 
+async def test_the_listener_applies_nothing_that_is_not_queued_or_that_another_has_claimed(
+    db: Connection, login: Login, connect: Connect
+) -> None:
+    await db.execute("insert into invoices (id, amount) values (1, 10000)")
+    await db.execute("select enqueue_payment_event('euros', 1, 900, p_currency => 'EUR', p_park => true)")
+    await db.execute("select process_payment_queue()")
+    await db.execute("select dismiss_dead_letter(id, 'never post') from open_dead_letters")
+    await db.execute("update invoices set currency = 'EUR'")
+    await db.execute("select enqueue_payment_event('claimed', 1, 5, p_park => true)")
+    listener, other = await login("listener"), await connect()
+    ids = await db.fetchval("select array_agg(id) from payment_events")
+    async with other.transaction():
+        await other.execute("select claim_payment_events()")
+        assert await listener.fetchval("select claimed from process_claimed_events($1)", ids) == 0
+    assert await listener.fetchval("select applied from process_claimed_events($1)", ids) == 1
+    assert await db.fetchval("select amount_paid from invoices") == 5
+    assert await db.fetch("select * from misplaced_events()") == []
+
+
 async def test_the_listener_watches_sleeps_and_works(db: Connection, login: Login) -> None:
     await calls.add_invoice(db, 1)
     listener, heard = await login("listener"), asyncio.Event()

@@ -18,7 +18,7 @@ begin
         v_blocks := v_blocks + 1;
         if v_blocks > 60 then    -- each block is a subtransaction; beyond 64 they slow down every snapshot
             v_outcomes := v_outcomes || array(
-                select row(e.id, null, 'busy', 'left for the next call: too many events of this one raised')::payment_event_outcome
+                select row(case when p_stored then e.id end, null, 'busy', 'left for the next call: too many events of this one raised')::payment_event_outcome
                 from unnest(v_events[v_from:]) e);
             exit;
         end if;

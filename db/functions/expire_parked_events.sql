@@ -2,15 +2,14 @@ create or replace function expire_parked_events(p_park_days integer) returns int
 language plpgsql set search_path from current
 as $$
 declare
-    v_expired bigint[];
+    v_expired bigint[] := array(
+        select l.id from parked_events l
+        where l.parked_at < now() - make_interval(days => p_park_days)
+        limit 500 for update skip locked);
 begin
+    perform release_parked_events(find_released_events(v_expired));
     with expired as (
-        delete from parked_events w
-        where w.id = any(array(
-            select l.id from parked_events l
-            where l.parked_at < now() - make_interval(days => p_park_days)
-            limit 500 for update skip locked))
-        returning w.id
+        delete from parked_events w where w.id = any(v_expired) returning w.id
     )
     select array_agg(x.id) into v_expired from expired x;
     perform bury_payment_event(x.id, 'park_expired', format('what it waits for did not come in %s days', p_park_days))

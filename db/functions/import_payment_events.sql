@@ -18,8 +18,8 @@ begin
     perform record_operator_action(p_actor, 'imported', p_note, n.payment_event_id, n.dead_letter_id)
     from (
         select distinct e.id as payment_event_id, d.id as dead_letter_id
-        from unnest(v_receipts) with ordinality r
-        cross join lateral (select coalesce(p_connections[r.ordinality], 'direct')) c (connection)
+        from rows from (unnest(v_receipts), unnest(p_connections)) r(event_id, outcome, invoice_id, detail, connection)
+        cross join lateral (select coalesce(r.connection, 'direct')) c (connection)
         left join payment_events e on r.outcome = 'queued' and e.connection = c.connection and e.event_id = r.event_id
         left join dead_letters d on r.outcome = 'conflict' and d.connection = c.connection and d.event_id = r.event_id and d.died_at = now()
         where num_nonnulls(e.id, d.id) > 0

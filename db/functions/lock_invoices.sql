@@ -28,8 +28,8 @@ begin
                 and base_kind(e.kind) is null then 'amount_out_of_range'
             else 'ready'
         end),
-        coalesce(max(greatest(i.amount_paid, i.amount_refunded, i.amount_charged_back)), 0)
-            > 1000000000000000000 - 1000000000000000 * cardinality(p_events)::bigint
+        coalesce(max(greatest(i.amount_paid, i.amount_refunded, i.amount_charged_back)) + sum(e.amount) filter (where e.id is not null)
+                 > 1000000000000000000, false)    -- a sum of bigint is numeric
     into p_states, p_near_limit
     from unnest(p_events) with ordinality e
     left join lateral (select * from invoices i where i.id = p_invoice_ids[e.ordinality] offset 0) i on true;

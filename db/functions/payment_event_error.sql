@@ -12,6 +12,7 @@ return case
     when length(p_event.connection) not between 1 and 63
             or rtrim(p_event.connection, 'abcdefghijklmnopqrstuvwxyz0123456789_-') <> ''
         then format('connection must be 1 to 63 of a-z, 0-9, _ and -, not %L', left(p_event.connection, 80))
+    when p_event.connection = 'operator' then 'connection operator is that of void_payment(); name another'
     when length(p_event.reference) not between 1 and 255 then 'reference must be 1 to 255 characters'
     when length(p_event.parent_reference) not between 1 and 255 then 'parent_reference must be 1 to 255 characters'
     when length(p_event.invoice_reference) not between 1 and 255 then 'invoice_reference must be 1 to 255 characters'

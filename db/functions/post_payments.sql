@@ -13,6 +13,7 @@ declare
     v_ids bigint[];
     v_ready bigint[];
     v_awaited boolean := false;
+    v_kept_back boolean;
 begin
     foreach v_phase in array array(select distinct posting_phase(e.kind) from unnest(p_events) e order by 1) loop
         if v_phase = 3 or v_phase = 2 and 'waiting' = any(p_states) then
@@ -74,9 +75,16 @@ begin
                 group by p.invoice_id
             ) c
             where i.id = c.invoice_id
+            returning i.id
         )
-        select array_agg(p.id), v_awaited or exists (select from parked_events w where w.movement_reference is not null)
-        into v_now_posted, v_awaited from posted p;
+        select array_agg(p.id), v_awaited or exists (select from parked_events w where w.movement_reference is not null),
+               count(distinct p.invoice_id) > (select count(*) from moved)
+        into v_now_posted, v_awaited, v_kept_back from posted p;
+        if v_kept_back then
+            raise exception 'a trigger on invoices kept a sum from being updated'
+                using errcode = 'triggered_action_exception', detail = 'The invoice would not say what the ledger says.',
+                      hint = 'A BEFORE trigger has to return new.';
+        end if;
         v_posted := v_posted || v_now_posted;
     end loop;
 
@@ -97,6 +105,7 @@ begin
     select array_agg(case
             when p_states[e.ordinality] <> 'ready' then p_states[e.ordinality]
             when e.id = any(v_posted) then 'applied'
+            when m.id is null then 'kept back'
             when m.id = e.id or m.amount = e.amount and m.invoice_id = p_invoice_ids[e.ordinality] then 'duplicate'
             else 'conflict'
         end order by e.ordinality),
@@ -109,6 +118,11 @@ begin
             (select p.id from payments p where p.connection = e.connection and p.kind = e.kind and p.reference = e.reference),
             (select p.id from payments p where p.reverses = v_bases[e.ordinality]))
         offset 0) m on true;
+    if 'kept back' = any(p_states) then
+        raise exception 'a trigger on payments kept an event from being posted'
+            using errcode = 'triggered_action_exception', detail = 'Nothing else is in the way of its posting.',
+                  hint = 'A BEFORE trigger has to return new.';
+    end if;
 
     insert into payment_reports (id, payment_id)
     select e.id, v_postings[e.ordinality]

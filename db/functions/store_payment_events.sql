@@ -7,6 +7,7 @@ as $$
 declare
     v_stored integer;
     v_ids bigint[];
+    v_held bigint[];
 begin
     p_events := p_new;
     -- In the order of the unique key: opposite batches of the same events wait, but never for each other.
@@ -26,8 +27,15 @@ begin
 
     -- In a statement of its own, so that it sees what another transaction had just committed. Known is what is stored
     -- under the same id, unless a later event of this batch has stored it. What is known may be posted now if the
-    -- invoice it belongs to, as it was stored, is the one that is locked; else it stays where it is.
+    -- invoice it belongs to, as it was stored, is the one that is locked; else it stays where it is. Parked it also stays
+    -- while another transaction holds it, which is about to release or to bury it.
     v_ids := array(select e.id from unnest(p_new) e where e.id is not null);
+    v_held := array(
+        select w.id from parked_events w
+        where w.id = any(array(
+            select k.id from unnest(p_new) e
+            join lateral (select k.id from payment_events k where k.connection = e.connection and k.event_id = e.event_id offset 0) k on true))
+        order by w.id for update skip locked);
     select array_agg(case when c.known is null or c.conflicts then c.event else c.known end order by c.position),
            array_agg(case
                when c.known is null and c.state in ('ready', 'waiting') then 'busy'    -- never posted without its row
@@ -39,6 +47,7 @@ begin
                    or (select r.id from payment_reports r where r.id = (c.known).id) is not null then 'duplicate'
                when (select d.id from dead_letters d where d.payment_event_id = (c.known).id
                      and (d.resolution is null or d.resolution = 'dismissed')) is not null then 'dead'
+               when (select w.id from parked_events w where w.id = (c.known).id and w.id <> all(v_held)) is not null then 'parked'
                when c.state in ('ready', 'waiting', 'busy')
                    and (find_invoices(array[c.known]))[1] is not distinct from p_invoice_ids[c.position] then case
                        when (c.known).currency <> (select i.currency from invoices i where i.id = p_invoice_ids[c.position])

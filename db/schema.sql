@@ -928,7 +928,7 @@ COMMENT ON FUNCTION public.find_named_invoices(p_text text) IS 'The ids of the i
 CREATE FUNCTION public.find_payment_events(p_text text) RETURNS SETOF bigint
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'public', 'pg_temp'
-    AS $$
+    AS $_$
 begin
     return query
     select f.id from (
@@ -937,16 +937,20 @@ begin
         select p.id from payments p where p.reference = p_text
         union
         select w.id from parked_events w where w.invoice_reference = p_text
+        union
+        select w.id from parked_events w where w.movement_reference = p_text
+        union
+        select w.id from parked_events w where w.invoice_id = case when p_text ~ '^[0-9]{1,18}$' then p_text::bigint end
     ) f order by f.id limit 100;
 end
-$$;
+$_$;
 
 
 --
 -- Name: FUNCTION find_payment_events(p_text text); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.find_payment_events(p_text text) IS 'The ids of up to 100 events by what a person has at hand: an event id, the reference of a posted movement, or the invoice reference that a parked event waits for. select * from payment_event_states where id in (select find_payment_events(…));';
+COMMENT ON FUNCTION public.find_payment_events(p_text text) IS 'The ids of up to 100 events by what a person has at hand: an event id, the reference of a posted movement, or the invoice, invoice reference or movement that a parked event waits for. select * from payment_event_states where id in (select find_payment_events(…));';
 
 
 --

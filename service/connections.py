@@ -76,6 +76,8 @@ def _of_variables(environment: Mapping[str, str]) -> list[Adapter]:
         prefix = f"{name.upper()}_"
         if not any(key.startswith(prefix) for key in environment):
             continue
+        if f"{prefix}WEBHOOK_SECRET" in environment and f"{prefix}WEBHOOK_SECRETS" not in environment:
+            raise SettingsError(f"{prefix}WEBHOOK_SECRET is not read. Call it {prefix}WEBHOOK_SECRETS.")
         model = adapter(name)
         values = {field: variable(environment, prefix + field.upper()) for field in model.model_fields}
         given = {field: value for field, value in values.items() if value is not None and field != "connection"}

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from service.migrate import newest_version
+from service.migrate import MIGRATE, newest_version
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"  # quoted: subscriptable for the type checker only
 
@@ -143,6 +143,8 @@ class Session:
 
     role = "server"
     """The role that its login has to be a member of."""
+    needs = "enqueue_payment_events"
+    """A function that its login has to be allowed to call."""
 
     def __init__(self, url: str, name: str):
         self.url = url
@@ -260,17 +262,22 @@ class Session:
 
     async def unready(self) -> str | None:
         """What keeps this database from serving this version of the service; None when nothing does."""
+        member = f"grant it the role <database>_<schema>_{self.role}"
         try:
-            version: str = (await self.fetch("select schema_version()"))[0][0]
+            [(version, may_call)] = await self.fetch(
+                "select schema_version(), has_function_privilege($1::text::regproc, 'execute')", self.needs
+            )
         except UnavailableError as error:
             return f"the database cannot be reached ({error})"
         except RejectedError as error:
             if error.sqlstate == "42883":  # undefined function
-                return "the database is not migrated; run dbmate up"
-            return f"the database refuses this login ({error}); grant it the role <database>_<schema>_{self.role}"
+                return f"the database is not migrated; run {MIGRATE}"
+            if error.sqlstate == "3D000":
+                return "there is no database of this name; create it, or correct DATABASE_URL"
+            return f"the database refuses this login ({error}); {member}"
         if version < newest_version():
-            return f"the database stands at migration {version}; run dbmate up to {newest_version()}"
-        return None
+            return f"the database stands at migration {version}, not {newest_version()}; run {MIGRATE}"
+        return None if may_call else f"the login may not call {self.needs}(); {member}"
 
     def give_up(self) -> None:
         """Let the connection go, cancelling the call it may be in; the next call opens another."""
@@ -331,6 +338,7 @@ class QueueSession(Session):
     """
 
     role = "listener"
+    needs = "process_payment_queue"
 
     def __init__(self, url: str, name: str, hear: Callable[[str], None], lost: Callable[[], None]):
         super().__init__(url, name)

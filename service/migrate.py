@@ -10,6 +10,8 @@ from pathlib import Path
 import asyncpg
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "db" / "migrations"
+MIGRATE = "dbmate --env-file dbmate.env up"
+"""How a person does it."""
 
 
 class MigrationError(Exception):

@@ -20,6 +20,7 @@ class OperatorSession(Session):
     """A connection of the operator's. Amounts are minor units; every call raises UnavailableError or RejectedError."""
 
     role = "operator"
+    needs = "schema_version"  # a reader may look; who may not act is told when it does
 
     def __init__(self, url: str, name: str, *, dry_run: bool = False):
         super().__init__(url, name)

@@ -1,6 +1,7 @@
 """`python -m service send CONNECTION`: a correctly signed sample event to a running server, to try a setup.
 
-The connection is configured as for the server, in the environment. The same sample sent twice is a duplicate.
+The connection is configured as for the server, in the environment. The same sample sent twice is a duplicate; with
+another amount or currency it is a conflict. Exit status: 0 if it was taken, 1 if it was refused or needs a person.
 """
 
 import argparse
@@ -19,6 +20,8 @@ from service.settings import Settings
 
 TIMEOUT = 10
 """Seconds."""
+GOOD = {"applied", "queued", "duplicate", "parked"}
+"""Outcomes that need nobody."""
 
 
 def run(settings: Settings, arguments: Sequence[str]) -> int:
@@ -41,13 +44,23 @@ def run(settings: Settings, arguments: Sequence[str]) -> int:
     )
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310
-            print(answer.status, answer.read().decode())
-            return 0
+            said = answer.read().decode()
+            print(answer.status, said)
+            return 0 if _is_good(said) else 1
     except urllib.error.HTTPError as error:
         print(error.code, error.read().decode())
         return 1
     except OSError as error:
         sys.exit(f"No answer from {wanted.url} ({error}). Start the server, or say where it is with --url.")
+
+
+def _is_good(said: str) -> bool:
+    """Whether all of a provider's endpoint's outcomes are; the other answers name none, and their status says it."""
+    try:
+        outcomes = json.loads(said).get("outcomes", ["applied"])
+    except ValueError:  # [accepted]
+        return True
+    return bool(outcomes) and GOOD.issuperset(outcomes)
 
 
 def sample(

@@ -584,6 +584,15 @@ async def test_bodies_are_read_anew_once_a_setting_is_mended(command: Command, d
     assert (await balance(db, 1))[1] == 100
     assert await actions(db) == [("ann", "imported", None), ("ann", "dismissed", "read anew: queued")]
 
+    [conflict] = await facts(test_mode, test_mode.sample("1", 7, "USD"))
+    assert isinstance(conflict, PaymentEvent)
+    await db.execute(
+        "select enqueue_payment_event($1, $2, $3, $4, $5, $6, $7, p_body => $8)", *conflict[:7], conflict.body
+    )
+    [letter] = [row["id"] for row in await db.fetch("select id from open_dead_letters where reason = 'conflict'")]
+    said = await command("reread", str(letter), connections=(test_mode,))
+    assert (said.status, said.out.splitlines()[-1]) == (1, "0 read anew and closed, 1 as before.")
+
     await db.execute("select store_dead_letter('elsewhere', 'unreadable', 'why', 'x')")
     with pytest.raises(SettingsError, match="elsewhere is not configured here"):
         await command("reread", "--reason", "unreadable", connections=(test_mode,))
@@ -803,10 +812,10 @@ async def test_a_database_that_is_not_migrated_says_what_to_run(command: Command
     del db
     said = await command("status", database_url=cluster.url_of("postgres"))
     assert (said.status, said.out) == (1, "")
-    assert "run dbmate up" in said.err
+    assert "run dbmate --env-file dbmate.env up" in said.err
     said = await command("doctor", database_url=cluster.url_of("postgres"))
     assert said.status == 1
-    assert "migrations: the database is not migrated; run dbmate up" in bad(said)
+    assert "migrations: the database is not migrated; run dbmate --env-file dbmate.env up" in bad(said)
     assert "DATABASE_URL: the login sees no payment tables" in bad(said)
 
 

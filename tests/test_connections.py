@@ -105,6 +105,8 @@ async def test_send_tries_a_running_server(database_url: str, capsys: pytest.Cap
     settings = from_environment({"STRIPE_WEBHOOK_SECRETS": SECRET, "PORT": str(client.port)})
     assert await asyncio.to_thread(send.run, settings, ["stripe", "--invoice", "INV-1"]) == 0
     assert capsys.readouterr().out == '200 {"outcomes": ["parked"]}\n'
+    assert await asyncio.to_thread(send.run, settings, ["stripe", "--invoice", "INV-1", "--amount", "7"]) == 1
+    assert capsys.readouterr().out == '200 {"outcomes": ["conflict"]}\n'
     wrong = from_environment({"STRIPE_WEBHOOK_SECRETS": "whsec_another", "PORT": str(client.port)})
     assert await asyncio.to_thread(send.run, wrong, ["stripe"]) == 1
     with pytest.raises(SettingsError, match="adyen is not configured here"):
@@ -117,3 +119,8 @@ async def test_send_tries_a_running_server(database_url: str, capsys: pytest.Cap
     assert SECRET not in said
     with pytest.raises(SystemExit, match="No answer from"):
         send.run(settings, ["stripe"])
+
+
+def test_one_secret_is_named_as_several_are() -> None:
+    with pytest.raises(SettingsError, match="Call it STRIPE_WEBHOOK_SECRETS"):
+        from_environment({"STRIPE_WEBHOOK_SECRET": SECRET})

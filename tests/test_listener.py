@@ -546,6 +546,18 @@ async def test_the_role_listener_suffices(database_url: str, db: Connection) -> 
         assert await seconds_to_apply(db, "e2") < 1
 
 
+async def test_a_login_of_another_role_is_told_which_it_needs(database_url: str, db: Connection) -> None:
+    role = await db.fetchval("select quote_ident(role_name('server'))")
+    async with sessions.member_of(db, role) as login:
+        stop = asyncio.Event()
+        listener = Listener(Settings(database_url=database_url.replace("postgres@", f"{login}@")), stop)
+        task = asyncio.create_task(listener.run())
+        while "_listener" not in str(await listener.unready()):
+            await asyncio.sleep(0.01)
+        stop.set()
+        await task
+
+
 async def test_it_is_not_ready_while_the_schema_is_older_than_the_service(database_url: str, db: Connection) -> None:
     stop = asyncio.Event()
     listener = Listener(Settings(database_url=database_url, poll_interval=0.3), stop)
@@ -555,7 +567,7 @@ async def test_it_is_not_ready_while_the_schema_is_older_than_the_service(databa
     await enqueue(db, "e1")
     await asyncio.sleep(0.5)
     assert metric("connections_total") - connections == 1
-    assert "run dbmate up" in str(await listener.unready())
+    assert "run dbmate --env-file dbmate.env up" in str(await listener.unready())
     assert await db.fetchval("select count(*) from payments") == 0
     stop.set()
     await task

@@ -288,6 +288,18 @@ async def test_only_what_is_posted_is_voided(db: Connection, operator: Connectio
 # Views.
 
 
+async def test_an_event_that_waits_is_found_by_what_it_waits_for(db: Connection, operator: Connection) -> None:
+    waiting = [
+        Event("for an invoice", 77),
+        Event("for a name", invoice_reference="INV-1"),
+        Event("for a payment", kind="refund", parent_reference="pi_2"),
+    ]
+    await apply_all(db, waiting, park=True)
+    for text, event in zip(("77", "INV-1", "pi_2"), waiting, strict=True):
+        found = "select event_id from payment_event_states where id in (select find_payment_events($1))"
+        assert [row["event_id"] for row in await operator.fetch(found, text)] == [event.event_id]
+
+
 async def one_in_each_place(db: Connection) -> None:
     """Events of invoice 1, named after the place they are in."""
     await add_invoice(db, 1)

@@ -445,10 +445,20 @@ async def test_readiness_tells_of_missing_migrations(
     cluster: embedded.Server, database_url: str, db: Connection
 ) -> None:
     async with serving(cluster.url_of("postgres")) as client, client.session.get(client.url + "/readyz") as ready:
-        assert (ready.status, "dbmate up" in (await ready.json())["reason"]) == (503, True)
+        assert (ready.status, "dbmate --env-file dbmate.env up" in (await ready.json())["reason"]) == (503, True)
     await db.execute("create or replace function schema_version() returns text language sql return '20000101000000'")
     async with serving(database_url) as client, client.session.get(client.url + "/readyz") as ready:
         assert (ready.status, "20000101000000" in (await ready.json())["reason"]) == (503, True)
+
+
+async def test_a_login_of_another_role_is_told_which_it_needs(database_url: str, db: Connection) -> None:
+    role = await db.fetchval("select quote_ident(role_name('listener'))")
+    async with (
+        sessions.member_of(db, role) as login,
+        serving(database_url.replace("postgres@", f"{login}@")) as client,
+        client.session.get(client.url + "/readyz") as ready,
+    ):
+        assert (ready.status, "_server" in (await ready.json())["reason"]) == (503, True)
 
 
 async def test_the_server_role_is_enough(database_url: str, db: Connection) -> None:

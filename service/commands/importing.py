@@ -143,7 +143,7 @@ async def reread(session: OperatorSession, options: Namespace) -> ExitStatus:
             body = await session.body(letter["delivery_id"]) or b""
             told = await _import(importing, [(letter["id"], body)], facts, park=True)
             outcomes = {one.outcome for one in told}
-            if outcomes & {f"dead letter ({letter['reason']})", NOT_CONFIRMED}:
+            if outcomes & {letter["reason"], f"dead letter ({letter['reason']})", NOT_CONFIRMED}:
                 left += 1
             else:
                 await session.dismiss(letter["id"], options.actor, f"read anew: {', '.join(sorted(outcomes))}")

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from service.commands.terminal import ExitStatus, cell, complain, listed, print_json, table
-from service.migrate import newest_version
+from service.migrate import MIGRATE, newest_version
 from service.operations import OVERDUE_POLLS, OperatorSession
 from service.text import printable
 
@@ -48,7 +48,7 @@ def problems(state: Mapping[str, Any], poll_interval: float) -> list[str]:
     if state["dead"]:
         found.append(f"Dead letters: {state['dead']:,}. See why: python -m service dead")
     if state["migration"] < newest_version():
-        found.append(f"The database stands at migration {state['migration']}. Run dbmate up to {newest_version()}.")
+        found.append(f"The database stands at migration {state['migration']}. Run {MIGRATE}.")
     return found
 
 

@@ -138,8 +138,10 @@ class Listener:
         self._wake("stop")
 
     async def _back_off(self, error: UnavailableError | RejectedError) -> None:
+        if isinstance(error, RejectedError):
+            self._unready = await self.session.unready()
         if not self._pause:
-            _log.warning("database_unavailable", error=str(error), sqlstate=error.sqlstate)
+            _log.warning("database_unavailable", error=self._unready or str(error), sqlstate=error.sqlstate)
         self._next_poll = -math.inf  # this may have cut one short
         self._unready = self._unready or f"the database cannot be reached ({error})"
         self._pause = min(2 * self._pause, BACKOFF[1]) or BACKOFF[0]

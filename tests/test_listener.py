@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ import aiohttp
 import asyncpg
 import pytest
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from service import embedded, migrate
 from service.database import QueueSession, RejectedError
@@ -556,6 +558,28 @@ async def test_a_login_of_another_role_is_told_which_it_needs(database_url: str,
             await asyncio.sleep(0.01)
         stop.set()
         await task
+
+
+@pytest.mark.parametrize(
+    ("there", "instead", "told"),
+    [
+        ("//postgres@", "//nobody@", "role <database>_<schema>_listener"),
+        ("@/[^?]*", "@/nowhere", "no database of this name"),
+    ],
+)
+async def test_a_login_or_a_database_that_is_not_there_is_told(
+    database_url: str, there: str, instead: str, told: str
+) -> None:
+    stop = asyncio.Event()
+    elsewhere = re.sub(there, instead, database_url)
+    with capture_logs() as said:
+        listener = Listener(Settings(database_url=elsewhere), stop)
+        task = asyncio.create_task(listener.run())
+        while told not in str(await listener.unready()):
+            await asyncio.sleep(0.01)
+        stop.set()
+        await task
+    assert told in said[0]["error"]
 
 
 async def test_it_is_not_ready_while_the_schema_is_older_than_the_service(database_url: str, db: Connection) -> None:

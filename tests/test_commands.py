@@ -593,6 +593,16 @@ async def test_bodies_are_read_anew_once_a_setting_is_mended(command: Command, d
     said = await command("reread", str(letter), connections=(test_mode,))
     assert (said.status, said.out.splitlines()[-1]) == (1, "0 read anew and closed, 1 as before.")
 
+    for amount in (5, 6):  # by a plain endpoint
+        await db.execute(
+            "select enqueue_payment_event('e9', 1, $1, p_body => $2)",
+            amount,
+            f'{{"event_id": "e9", "invoice_id": 1, "amount": {amount}}}'.encode(),
+        )
+    [letter] = [row["id"] for row in await db.fetch("select id from open_dead_letters where event_id = 'e9'")]
+    said = await command("reread", str(letter))
+    assert (said.status, said.out.splitlines()[-1]) == (1, "0 read anew and closed, 1 as before.")
+
     await db.execute("select store_dead_letter('elsewhere', 'unreadable', 'why', 'x')")
     with pytest.raises(SettingsError, match="elsewhere is not configured here"):
         await command("reread", "--reason", "unreadable", connections=(test_mode,))

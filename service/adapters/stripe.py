@@ -18,7 +18,7 @@ EXPONENTS = {"ISK": 2, "MGA": 0, "UGX": 2}
 
 
 class Stripe(HmacAdapter):
-    """`webhook_secrets` are the signing secrets (whsec_…) of the webhook endpoint."""
+    """`webhook_secrets` are the endpoint's signing secrets (whsec_…). `account` is a connected account, * any."""
 
     scheme: ClassVar = HmacScheme(
         "Stripe-Signature", separator=",", timestamp_prefix="t=", prefix="v1=", signed="{timestamp}.{body}"
@@ -37,8 +37,8 @@ class Stripe(HmacAdapter):
         if report is None:
             return ()
         self.require_mode(live=item.flag("/livemode"))
-        if (account := item.get("/account")) not in (None, self.account):  # our own account's events do not say
-            raise wrong_account(account, self.account or "our own")
+        if item.get("/account") not in (None, self.account) and self.account != "*":  # our own account's do not say
+            raise wrong_account(item.get("/account"), self.account or "our own")
         return report(self, item, item.part("/data/object"))
 
     def _payment(self, item: Payload, intent: Payload) -> Iterable[PaymentEvent]:

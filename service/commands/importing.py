@@ -36,7 +36,11 @@ LINES = 200
 """Lines whose events share a commit."""
 GOOD = LINK_OUTCOMES | {"queued", "ignored"}
 """Outcomes that need nobody."""
+KEPT = GOOD | {"conflict", "dead"}
+"""Outcomes of what is stored, if only as a dead letter."""
 NOT_CONFIRMED = "not confirmed"
+OURS = "direct"
+"""The connection of the plain endpoints."""
 NOT_OURS = ("42501", "42883")
 """SQLSTATEs that are no event's fault: the login may not call the function, or it is not there."""
 _IMPORT = call(RECEIPT, "import_payment_events", "p_deliveries", "p_park", "p_note", "p_actor")
@@ -128,7 +132,8 @@ async def reread(session: OperatorSession, options: Namespace) -> ExitStatus:
     for missing in sorted(set(options.letters) - {letter["id"] for letter in letters}):
         complain(f"{missing}: no open letter without an event whose body is kept. See python -m service dead {missing}")
     adapters = {
-        name: connections.named(options.settings.connections, name) for name in {one["connection"] for one in letters}
+        name: connections.named(options.settings.connections, name)
+        for name in {one["connection"] for one in letters} - {OURS}
     }
     read = left = 0
     async with contextlib.AsyncExitStack() as stack:
@@ -139,11 +144,14 @@ async def reread(session: OperatorSession, options: Namespace) -> ExitStatus:
         )
         progress = stack.enter_context(Progress("read anew:", len(letters)))
         for letter in letters:
-            facts = partial(_facts, adapters[letter["connection"]], content_type=letter["content_type"] or "")
+            facts: Callable[[bytes], Awaitable[list[Fact]]] = _ours
+            if park := letter["connection"] != OURS:  # as each has it on its endpoint
+                facts = partial(_facts, adapters[letter["connection"]], content_type=letter["content_type"] or "")
             body = await session.body(letter["delivery_id"]) or b""
-            told = await _import(importing, [(letter["id"], body)], facts, park=True)
+            told = await _import(importing, [(letter["id"], body)], facts, park=park)
             outcomes = {one.outcome for one in told}
-            if outcomes & {letter["reason"], f"dead letter ({letter['reason']})", NOT_CONFIRMED}:
+            as_before = outcomes & {letter["reason"], f"dead letter ({letter['reason']})"}
+            if as_before or not all(one in KEPT or one.startswith("dead letter") for one in outcomes):
                 left += 1
             else:
                 await session.dismiss(letter["id"], options.actor, f"read anew: {', '.join(sorted(outcomes))}")

@@ -236,7 +236,7 @@ begin
         if not p_park and 'waiting' = any(v_states) then
             select f.* into v_invoice_ids, v_states from foresee_currency_mismatches(p_events, v_invoice_ids, v_states) f;
         end if;
-        select s.* into v_states, v_events, v_known from store_payment_events(p_events, p_park, v_invoice_ids, v_states) s;
+        select s.* into v_states, v_events, v_known from store_payment_events(p_events, p_park, true, v_invoice_ids, v_states) s;
     end if;
     if v_known then    -- before what they wait for is posted here, and releases them
         v_parked := array(select w.id from unnest(v_events) e
@@ -314,7 +314,8 @@ begin
             else
                 v_ends := (v_from + v_to - 1) / 2 || v_ends;
                 if v_order is null then
-                    -- The parts must keep to the fixed orders as the whole did: all invoices first, then event after event.
+                    -- The parts keep to the fixed orders of invoices and events as the whole did. Of movements they cannot too:
+                    -- two such batches over the same ones may meet, and one of them is told so (40P01).
                     if p_wait then
                         perform lock_invoices(v_events, true);
                     end if;
@@ -659,7 +660,7 @@ begin
     cross join lateral (select coalesce(e.invoice_id, v_found[e.ordinality])) n(invoice_id)
     left join lateral (select * from invoices i where not p_park and i.id = n.invoice_id offset 0) i on true;
 
-    select s.* into v_states, v_events, v_known from store_payment_events(p_events, false, v_invoice_ids, v_states) s;
+    select s.* into v_states, v_events, v_known from store_payment_events(p_events, false, false, v_invoice_ids, v_states) s;
     insert into payment_queue (id)
     select e.id from unnest(p_events) with ordinality e
     where v_states[e.ordinality] = 'ready' and v_events[e.ordinality].id = e.id;
@@ -772,7 +773,7 @@ COMMENT ON FUNCTION public.enqueue_payment_events(p_event_ids text[], p_invoice_
 -- Name: expire_parked_events(integer); Type: FUNCTION; Schema: public; Owner: -
 --
 
-CREATE FUNCTION public.expire_parked_events(p_park_days integer) RETURNS integer
+CREATE FUNCTION public.expire_parked_events(p_park_days integer, OUT released integer, OUT dead integer) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
     AS $$
@@ -782,7 +783,7 @@ declare
         where l.parked_at < now() - make_interval(days => p_park_days)
         limit 500 for update skip locked);
 begin
-    perform release_parked_events(find_released_events(v_expired));
+    released := release_parked_events(find_released_events(v_expired));
     with expired as (
         delete from parked_events w where w.id = any(v_expired) returning w.id
     )
@@ -794,17 +795,19 @@ begin
     where (w.connection, w.reference) in (
         select l.connection, l.reference from parked_references l
         where l.parked_at < now() - make_interval(days => p_park_days)
+          and not exists (select from invoices i where i.id = l.invoice_id)
+          and not exists (select from invoice_references r where r.connection = l.connection and r.reference = l.invoice_reference)
         limit 500 for update skip locked);
-    return coalesce(cardinality(v_expired), 0);
+    dead := coalesce(cardinality(v_expired), 0);
 end
 $$;
 
 
 --
--- Name: FUNCTION expire_parked_events(p_park_days integer); Type: COMMENT; Schema: public; Owner: -
+-- Name: FUNCTION expire_parked_events(p_park_days integer, OUT released integer, OUT dead integer); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.expire_parked_events(p_park_days integer) IS 'Makes dead letters of up to 500 events that have been parked for longer; says of how many. Drops up to 500 parked references as old.';
+COMMENT ON FUNCTION public.expire_parked_events(p_park_days integer, OUT released integer, OUT dead integer) IS 'Makes dead letters of up to 500 events that have been parked for longer; releases those for which what they wait for has come. Drops up to 500 parked references as old.';
 
 
 --
@@ -817,6 +820,7 @@ CREATE FUNCTION public.fail_payment_event(p_id bigint, p_error text, p_max_attem
     AS $$
 declare
     v_attempts integer;
+    v_invoice_ids bigint[];
 begin
     update payment_queue q
     set attempts = q.attempts + 1,
@@ -825,6 +829,15 @@ begin
     where q.id = p_id
     returning q.attempts into v_attempts;
     if v_attempts < p_max_attempts or not found then
+        return false;
+    end if;
+    -- Whoever applies it meanwhile holds its invoice: then the next attempt sees what came of it.
+    v_invoice_ids := find_invoices(array(select e from payment_events e where e.id = p_id));
+    if (select i.id from invoices i where i.id = any(v_invoice_ids) for no key update skip locked) is null and v_invoice_ids[1] is not null then
+        return false;
+    end if;
+    if (select p.id from payments p where p.id = p_id) is not null or (select r.id from payment_reports r where r.id = p_id) is not null then
+        delete from payment_queue q where q.id = p_id;
         return false;
     end if;
     perform bury_payment_event(p_id, 'attempts_exhausted', left(p_error, 2000), v_attempts);
@@ -838,7 +851,7 @@ $$;
 -- Name: FUNCTION fail_payment_event(p_id bigint, p_error text, p_max_attempts integer); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.fail_payment_event(p_id bigint, p_error text, p_max_attempts integer) IS 'Counts a failed attempt at a queued event and schedules the next one: 1 s, 2 s, 4 s … 1 h, each half to one and a half of that. At p_max_attempts it becomes a dead letter, and this returns true.';
+COMMENT ON FUNCTION public.fail_payment_event(p_id bigint, p_error text, p_max_attempts integer) IS 'Counts a failed attempt at a queued event and schedules the next one: 1 s, 2 s, 4 s … 1 h, each half to one and a half of that. At p_max_attempts it becomes a dead letter, and this returns true, unless it was applied meanwhile.';
 
 
 --
@@ -1022,7 +1035,8 @@ begin
         left join lateral (select r.invoice_id from invoice_references r
                            where r.connection = w.connection and r.reference = w.invoice_reference offset 0) r on true
         where coalesce(i.id, r.invoice_id) is not null
-        limit 50);
+        order by random()    -- or those for which a trigger of yours raises would keep the others back
+        limit 1000);
 end
 $$;
 
@@ -1031,7 +1045,7 @@ $$;
 -- Name: FUNCTION find_released_references(); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.find_released_references() IS 'Up to 50 parked references whose invoice, or whose other reference, exists by now. Every poll asks: the triggers are speed, this is the guarantee.';
+COMMENT ON FUNCTION public.find_released_references() IS 'Up to 1,000 parked references whose invoice, or whose other reference, exists by now. Every poll asks: the triggers are speed, this is the guarantee.';
 
 
 --
@@ -1493,6 +1507,21 @@ declare
     v_link invoice_references;
     v_linked integer := 0;
 begin
+    begin
+        with taken as (
+            delete from parked_references w using unnest(p_links) l
+            where w.connection = l.connection and w.reference = l.reference
+            returning l.connection, l.reference, l.invoice_id
+        ), linked as (
+            insert into invoice_references (connection, reference, invoice_id)
+            select t.connection, t.reference, t.invoice_id from taken t order by t.reference, t.connection
+            on conflict do nothing
+        )
+        select count(*) into v_linked from taken;
+        return v_linked;
+    exception when others then
+        v_linked := 0;    -- one by one, then
+    end;
     foreach v_link in array p_links[:50] loop    -- each block is a subtransaction; beyond 64 they slow down every snapshot
         begin
             delete from parked_references w where w.connection = v_link.connection and w.reference = v_link.reference;
@@ -1518,7 +1547,7 @@ $$;
 -- Name: FUNCTION link_parked_references(p_links public.invoice_references[]); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.link_parked_references(p_links public.invoice_references[]) IS 'Makes invoice references of up to 50 parked ones; says of how many. One that is locked, or where a trigger of yours raises, stays parked. A reference known by now keeps its invoice.';
+COMMENT ON FUNCTION public.link_parked_references(p_links public.invoice_references[]) IS 'Makes invoice references of parked ones; says of how many. Where one of them is locked, or a trigger of yours raises, of up to 50: one that is locked, or raises, stays parked. A reference known by now keeps its invoice.';
 
 
 --
@@ -1546,7 +1575,8 @@ begin
             when e.id is null then 'invalid'
             when p_invoice_ids[e.ordinality] is null and coalesce(e.invoice_id::text, e.invoice_reference) is null then 'waiting'
             when i.id is null then 'unknown_invoice'
-            when cardinality(v_locked) < cardinality(v_wanted) and i.id <> all(v_locked) then 'busy'
+            when cardinality(v_locked) < cardinality(v_wanted) and i.id <> all(v_locked)
+                then case when p_wait then 'unknown_invoice' else 'busy' end    -- with p_wait it has come since
             when e.currency <> i.currency then 'currency_mismatch'
             when cardinality(p_events) = 1
                 and e.amount + greatest(i.amount_paid, i.amount_refunded, i.amount_charged_back) > 1000000000000000000
@@ -1592,7 +1622,7 @@ begin
     if p_after = 0 then
         set constraints all immediate;    -- or a deferred trigger of yours on invoice_references would undo it all
         released := link_parked_references(find_released_references());
-        dead := expire_parked_events(p_park_days);
+        select look_at_parked_events.released + e.released, e.dead into released, dead from expire_parked_events(p_park_days) e;
     end if;
     released := released + release_parked_events(find_released_events(v_ids));
     last_id := case when cardinality(v_ids) = p_limit then v_ids[p_limit] end;
@@ -2097,7 +2127,7 @@ CREATE FUNCTION public.queue_failed_event(p_event public.payment_events, p_failu
 declare
     v_stored record;
 begin
-    select * into v_stored from store_payment_events(array[p_event], true, array[]::bigint[], array['failed']);
+    select * into v_stored from store_payment_events(array[p_event], true, false, array[]::bigint[], array['failed']);
     if v_stored.p_known then
         return (set_events_aside(v_stored.p_events, array[]::bigint[], v_stored.p_states, '{}', '{}'))[1];
     end if;
@@ -2428,7 +2458,7 @@ $$;
 -- Name: FUNCTION retry_dead_letters(p_reason text, p_limit integer, p_note text, p_actor text); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.retry_dead_letters(p_reason text, p_limit integer, p_note text, p_actor text) IS 'Retries up to p_limit open dead events of a reason (null: of any), oldest first, and says how many: call it until it returns 0.';
+COMMENT ON FUNCTION public.retry_dead_letters(p_reason text, p_limit integer, p_note text, p_actor text) IS 'Retries up to p_limit open dead events of a reason (null: of any), oldest first, and says how many: fewer than p_limit, and these were all.';
 
 
 --
@@ -2660,10 +2690,10 @@ COMMENT ON FUNCTION public.store_deliveries(p_events public.payment_events[], p_
 
 
 --
--- Name: store_payment_events(public.payment_events[], boolean, bigint[], text[]); Type: FUNCTION; Schema: public; Owner: -
+-- Name: store_payment_events(public.payment_events[], boolean, boolean, bigint[], text[]); Type: FUNCTION; Schema: public; Owner: -
 --
 
-CREATE FUNCTION public.store_payment_events(p_new public.payment_events[], p_park boolean, p_invoice_ids bigint[], INOUT p_states text[], OUT p_events public.payment_events[], OUT p_known boolean) RETURNS record
+CREATE FUNCTION public.store_payment_events(p_new public.payment_events[], p_park boolean, p_post boolean, p_invoice_ids bigint[], INOUT p_states text[], OUT p_events public.payment_events[], OUT p_known boolean) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
     AS $$
@@ -2693,12 +2723,15 @@ begin
     -- invoice it belongs to, as it was stored, is the one that is locked; else it stays where it is. Parked it also stays
     -- while another transaction holds it, which is about to release or to bury it.
     v_ids := array(select e.id from unnest(p_new) e where e.id is not null);
-    v_held := array(
-        select w.id from parked_events w
-        where w.id = any(array(
-            select k.id from unnest(p_new) e
-            join lateral (select k.id from payment_events k where k.connection = e.connection and k.event_id = e.event_id offset 0) k on true))
-        order by w.id for update skip locked);
+    if p_post then
+        v_held := array(
+            select w.id from parked_events w
+            where w.id = any(array(
+                select k.id from unnest(p_new) with ordinality e
+                join lateral (select k.id from payment_events k where k.connection = e.connection and k.event_id = e.event_id offset 0) k on true
+                where p_states[e.ordinality] in ('ready', 'waiting')))
+            order by w.id for update skip locked);
+    end if;
     select array_agg(case when c.known is null or c.conflicts then c.event else c.known end order by c.position),
            array_agg(case
                when c.known is null and c.state in ('ready', 'waiting') then 'busy'    -- never posted without its row
@@ -2710,7 +2743,8 @@ begin
                    or (select r.id from payment_reports r where r.id = (c.known).id) is not null then 'duplicate'
                when (select d.id from dead_letters d where d.payment_event_id = (c.known).id
                      and (d.resolution is null or d.resolution = 'dismissed')) is not null then 'dead'
-               when (select w.id from parked_events w where w.id = (c.known).id and w.id <> all(v_held)) is not null then 'parked'
+               when (select w.id from parked_events w where w.id = (c.known).id and w.id <> all(v_held)) is not null
+                   and c.state in ('ready', 'waiting') then 'parked'
                when c.state in ('ready', 'waiting', 'busy')
                    and (find_invoices(array[c.known]))[1] is not distinct from p_invoice_ids[c.position] then case
                        when (c.known).currency <> (select i.currency from invoices i where i.id = p_invoice_ids[c.position])
@@ -2746,10 +2780,10 @@ $$;
 
 
 --
--- Name: FUNCTION store_payment_events(p_new public.payment_events[], p_park boolean, p_invoice_ids bigint[], INOUT p_states text[], OUT p_events public.payment_events[], OUT p_known boolean); Type: COMMENT; Schema: public; Owner: -
+-- Name: FUNCTION store_payment_events(p_new public.payment_events[], p_park boolean, p_post boolean, p_invoice_ids bigint[], INOUT p_states text[], OUT p_events public.payment_events[], OUT p_known boolean); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.store_payment_events(p_new public.payment_events[], p_park boolean, p_invoice_ids bigint[], INOUT p_states text[], OUT p_events public.payment_events[], OUT p_known boolean) IS 'Stores the events that may be stored: all but busy and invalid ones with p_park, else those whose invoice is known. One known before comes back as it is stored, its place as state unless it may be posted now; other content under a known id is rewritten.';
+COMMENT ON FUNCTION public.store_payment_events(p_new public.payment_events[], p_park boolean, p_post boolean, p_invoice_ids bigint[], INOUT p_states text[], OUT p_events public.payment_events[], OUT p_known boolean) IS 'Stores the events that may be stored: all but busy and invalid ones with p_park, else those whose invoice is known. One known before comes back as it is stored, its place as state unless it may be posted now, for which p_post takes it from the parked; other content under a known id is rewritten.';
 
 
 --

@@ -617,3 +617,46 @@ async def test_sessions_of_all_isolation_levels_at_once_are_right_or_told_to_ret
     assert {error[:5] for error in traffic.errors} <= {"40001", "40P01"}  # both say: try again
     assert {"applied", "duplicate", "processed"} <= set(traffic.outcomes) <= KNOWN
     await assert_right(db)
+
+
+async def test_an_event_that_is_applied_between_a_claim_and_its_failure_is_not_buried(
+    connect: Connect, db: Connection
+) -> None:
+    await calls.add_invoice(db, 1)
+    await calls.enqueue(db, Event("e1", 1))
+    worker = await connect()
+    transaction = worker.transaction()
+    await transaction.start()
+    [event] = await worker.fetchval("select claim_payment_events()")
+    assert await calls.apply_each(db, [Event("e1", 1)]) == ["applied"]
+    await transaction.rollback()
+    assert not await worker.fetchval("select fail_payment_event($1, 'timed out', 1)", event)
+    assert await db.fetchval("select count(*) from payment_queue") == 0
+    assert await db.fetch("select * from misplaced_events()") == []
+
+
+async def test_an_event_that_another_is_applying_is_not_buried(connect: Connect, db: Connection) -> None:
+    await calls.add_invoice(db, 1)
+    await calls.enqueue(db, Event("e1", 1))
+    worker, other = await connect(), await connect()
+    async with worker.transaction():
+        [event] = await worker.fetchval("select claim_payment_events()")
+        async with other.transaction():
+            assert await calls.apply_each(other, [Event("e1", 1)]) == ["applied"]
+            async with asyncio.timeout(sessions.PATIENCE):
+                assert not await worker.fetchval("select fail_payment_event($1, 'raised', 1)", event)
+    assert await db.fetch("select * from open_dead_letters") == []
+    await db.execute("update payment_queue set next_attempt_at = now()")
+    await assert_right(db)
+
+
+async def test_while_an_event_is_buried_nobody_applies_it(connect: Connect, db: Connection) -> None:
+    await calls.add_invoice(db, 1)
+    await calls.enqueue(db, Event("e1", 1))
+    worker, other = await connect(), await connect()
+    async with worker.transaction():
+        [event] = await worker.fetchval("select claim_payment_events()")
+        assert await worker.fetchval("select fail_payment_event($1, 'raised', 1)", event)
+        task = await sessions.blocked(db, other, calls.apply_each(other, [Event("e1", 1)]))
+    assert await task == ["dead"]
+    assert await db.fetch("select * from misplaced_events()") == []

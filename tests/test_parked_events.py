@@ -336,3 +336,33 @@ async def test_what_another_is_burying_or_releasing_stays_where_it_is(connect: C
     await db.execute("select retry_dead_letters('park_expired')")
     await assert_right(db)
     assert await calls.balance(db, 1) == ("partially_paid", 5000, 0, 0)
+
+
+async def test_a_report_of_what_is_parked_already_does_not_keep_its_release_back(
+    connect: Connect, db: Connection
+) -> None:
+    event = Event("e1", 1, 5000)
+    await calls.apply(db, event, park=True)
+    again = await connect()
+    async with again.transaction():
+        assert await calls.enqueue_together(again, [event], park=True) == ["parked"]
+        await calls.add_invoice(db, 1)
+        assert await calls.whereabouts(db, "e1") == ("pending", "queued")
+    await assert_right(db)
+    assert await calls.balance(db, 1) == ("partially_paid", 5000, 0, 0)
+
+
+async def test_an_invoice_that_comes_while_a_batch_waits_for_another_keeps_nothing_from_being_stored(
+    connect: Connect, db: Connection
+) -> None:
+    await calls.add_invoice(db, 1)
+    holder, waiting = await connect(), await connect()
+    async with holder.transaction():
+        await holder.execute("select from invoices where id = 1 for update")
+        both = calls.apply_together(waiting, [Event("p", 1), Event("q", 2)], park=True)
+        task = await sessions.blocked(db, waiting, both)
+        await calls.add_invoice(db, 2)
+    assert await task == ["applied", "parked"]
+    assert await calls.whereabouts(db, "q") == ("pending", "queued")
+    await assert_right(db)
+    assert (await calls.balance(db, 2))[1] == 100

@@ -328,14 +328,34 @@ async def test_a_trigger_of_yours_that_raises_over_one_reference_spoils_neither_
 # Many, and for ever
 
 
-async def test_a_copy_of_invoices_links_what_waits_for_them_and_the_poll_the_rest(db: Connection) -> None:
+async def test_a_copy_of_invoices_links_all_that_waits_for_them(db: Connection) -> None:
     for n in range(60):
         assert await link(db, f"pi_{n}", 1000 + n) == "parked"
     records = [(n, 100) for n in range(3000)]
     await db.copy_records_to_table("invoices", records=records, columns=["id", "amount"])
-    assert await calls.counts(db, "invoice_references", "parked_references") == [50, 10]
-    assert (await calls.process(db))["released"] == 10
+    assert await calls.counts(db, "invoice_references", "parked_references") == [60, 0]
     assert await known(db) == {f"pi_{n}": 1000 + n for n in range(60)}
+
+
+async def test_however_many_references_raise_another_is_linked_and_none_expires_whose_invoice_is_there(
+    db: Connection,
+) -> None:
+    await db.execute("""
+        create function refuse() returns trigger language plpgsql as $$ begin raise exception 'not this one'; end $$;
+        create trigger refuse before insert on invoice_references for each row
+            when (new.reference like 'bad%') execute function refuse();
+    """)
+    for n in range(60):
+        assert await link(db, f"bad_{n}", 42) == "parked"
+    assert await link(db, "good", 42) == "parked"
+    await db.execute("update parked_references set parked_at = now() - interval '31 days'")
+    await calls.add_invoice(db, 42)
+    for _ in range(100):  # some of them at a time, in no order
+        await calls.process(db)
+        if await known(db):
+            break
+    assert await known(db) == {"good": 42}
+    assert len(await parked(db)) == 60
 
 
 async def test_a_chain_of_many_and_a_circle_come_to_an_end(db: Connection) -> None:

@@ -24,7 +24,7 @@ begin
         if not p_park and 'waiting' = any(v_states) then
             select f.* into v_invoice_ids, v_states from foresee_currency_mismatches(p_events, v_invoice_ids, v_states) f;
         end if;
-        select s.* into v_states, v_events, v_known from store_payment_events(p_events, p_park, v_invoice_ids, v_states) s;
+        select s.* into v_states, v_events, v_known from store_payment_events(p_events, p_park, true, v_invoice_ids, v_states) s;
     end if;
     if v_known then    -- before what they wait for is posted here, and releases them
         v_parked := array(select w.id from unnest(v_events) e

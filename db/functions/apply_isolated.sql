@@ -44,7 +44,8 @@ begin
             else
                 v_ends := (v_from + v_to - 1) / 2 || v_ends;
                 if v_order is null then
-                    -- The parts must keep to the fixed orders as the whole did: all invoices first, then event after event.
+                    -- The parts keep to the fixed orders of invoices and events as the whole did. Of movements they cannot too:
+                    -- two such batches over the same ones may meet, and one of them is told so (40P01).
                     if p_wait then
                         perform lock_invoices(v_events, true);
                     end if;

@@ -23,7 +23,7 @@ begin
     cross join lateral (select coalesce(e.invoice_id, v_found[e.ordinality])) n(invoice_id)
     left join lateral (select * from invoices i where not p_park and i.id = n.invoice_id offset 0) i on true;
 
-    select s.* into v_states, v_events, v_known from store_payment_events(p_events, false, v_invoice_ids, v_states) s;
+    select s.* into v_states, v_events, v_known from store_payment_events(p_events, false, false, v_invoice_ids, v_states) s;
     insert into payment_queue (id)
     select e.id from unnest(p_events) with ordinality e
     where v_states[e.ordinality] = 'ready' and v_events[e.ordinality].id = e.id;

@@ -1,4 +1,4 @@
-create or replace function expire_parked_events(p_park_days integer) returns integer
+create or replace function expire_parked_events(p_park_days integer, out released integer, out dead integer)
 language plpgsql set search_path from current
 as $$
 declare
@@ -7,7 +7,7 @@ declare
         where l.parked_at < now() - make_interval(days => p_park_days)
         limit 500 for update skip locked);
 begin
-    perform release_parked_events(find_released_events(v_expired));
+    released := release_parked_events(find_released_events(v_expired));
     with expired as (
         delete from parked_events w where w.id = any(v_expired) returning w.id
     )
@@ -19,9 +19,11 @@ begin
     where (w.connection, w.reference) in (
         select l.connection, l.reference from parked_references l
         where l.parked_at < now() - make_interval(days => p_park_days)
+          and not exists (select from invoices i where i.id = l.invoice_id)
+          and not exists (select from invoice_references r where r.connection = l.connection and r.reference = l.invoice_reference)
         limit 500 for update skip locked);
-    return coalesce(cardinality(v_expired), 0);
+    dead := coalesce(cardinality(v_expired), 0);
 end
 $$;
-comment on function expire_parked_events(integer) is 'Makes dead letters of up to 500 events that have been parked for longer; says of how many. Drops up to 500 parked references as old.';
+comment on function expire_parked_events(integer) is 'Makes dead letters of up to 500 events that have been parked for longer; releases those for which what they wait for has come. Drops up to 500 parked references as old.';
 revoke all on function expire_parked_events from public;

@@ -9,9 +9,10 @@ begin
         left join lateral (select r.invoice_id from invoice_references r
                            where r.connection = w.connection and r.reference = w.invoice_reference offset 0) r on true
         where coalesce(i.id, r.invoice_id) is not null
-        limit 50);
+        order by random()    -- or those for which a trigger of yours raises would keep the others back
+        limit 1000);
 end
 $$;
 comment on function find_released_references() is
-    'Up to 50 parked references whose invoice, or whose other reference, exists by now. Every poll asks: the triggers are speed, this is the guarantee.';
+    'Up to 1,000 parked references whose invoice, or whose other reference, exists by now. Every poll asks: the triggers are speed, this is the guarantee.';
 revoke all on function find_released_references from public;

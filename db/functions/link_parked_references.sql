@@ -5,6 +5,21 @@ declare
     v_link invoice_references;
     v_linked integer := 0;
 begin
+    begin
+        with taken as (
+            delete from parked_references w using unnest(p_links) l
+            where w.connection = l.connection and w.reference = l.reference
+            returning l.connection, l.reference, l.invoice_id
+        ), linked as (
+            insert into invoice_references (connection, reference, invoice_id)
+            select t.connection, t.reference, t.invoice_id from taken t order by t.reference, t.connection
+            on conflict do nothing
+        )
+        select count(*) into v_linked from taken;
+        return v_linked;
+    exception when others then
+        v_linked := 0;    -- one by one, then
+    end;
     foreach v_link in array p_links[:50] loop    -- each block is a subtransaction; beyond 64 they slow down every snapshot
         begin
             delete from parked_references w where w.connection = v_link.connection and w.reference = v_link.reference;
@@ -25,5 +40,5 @@ begin
 end
 $$;
 comment on function link_parked_references(invoice_references[]) is
-    'Makes invoice references of up to 50 parked ones; says of how many. One that is locked, or where a trigger of yours raises, stays parked. A reference known by now keeps its invoice.';
+    'Makes invoice references of parked ones; says of how many. Where one of them is locked, or a trigger of yours raises, of up to 50: one that is locked, or raises, stays parked. A reference known by now keeps its invoice.';
 revoke all on function link_parked_references from public;

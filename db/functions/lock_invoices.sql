@@ -21,7 +21,8 @@ begin
             when e.id is null then 'invalid'
             when p_invoice_ids[e.ordinality] is null and coalesce(e.invoice_id::text, e.invoice_reference) is null then 'waiting'
             when i.id is null then 'unknown_invoice'
-            when cardinality(v_locked) < cardinality(v_wanted) and i.id <> all(v_locked) then 'busy'
+            when cardinality(v_locked) < cardinality(v_wanted) and i.id <> all(v_locked)
+                then case when p_wait then 'unknown_invoice' else 'busy' end    -- with p_wait it has come since
             when e.currency <> i.currency then 'currency_mismatch'
             when cardinality(p_events) = 1
                 and e.amount + greatest(i.amount_paid, i.amount_refunded, i.amount_charged_back) > 1000000000000000000

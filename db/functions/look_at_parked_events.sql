@@ -13,7 +13,7 @@ begin
     if p_after = 0 then
         set constraints all immediate;    -- or a deferred trigger of yours on invoice_references would undo it all
         released := link_parked_references(find_released_references());
-        dead := expire_parked_events(p_park_days);
+        select look_at_parked_events.released + e.released, e.dead into released, dead from expire_parked_events(p_park_days) e;
     end if;
     released := released + release_parked_events(find_released_events(v_ids));
     last_id := case when cardinality(v_ids) = p_limit then v_ids[p_limit] end;

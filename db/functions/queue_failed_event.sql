@@ -4,7 +4,7 @@ as $$
 declare
     v_stored record;
 begin
-    select * into v_stored from store_payment_events(array[p_event], true, array[]::bigint[], array['failed']);
+    select * into v_stored from store_payment_events(array[p_event], true, false, array[]::bigint[], array['failed']);
     if v_stored.p_known then
         return (set_events_aside(v_stored.p_events, array[]::bigint[], v_stored.p_states, '{}', '{}'))[1];
     end if;

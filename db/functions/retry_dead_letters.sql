@@ -13,6 +13,6 @@ begin
 end
 $$;
 comment on function retry_dead_letters(text, integer, text, text) is
-    'Retries up to p_limit open dead events of a reason (null: of any), oldest first, and says how many: call it until it returns 0.';
+    'Retries up to p_limit open dead events of a reason (null: of any), oldest first, and says how many: fewer than p_limit, and these were all.';
 revoke all on function retry_dead_letters from public;
 select grant_to('operator', 'execute on function retry_dead_letters');

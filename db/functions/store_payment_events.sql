@@ -1,5 +1,5 @@
 create or replace function store_payment_events(
-    p_new payment_events[], p_park boolean, p_invoice_ids bigint[],
+    p_new payment_events[], p_park boolean, p_post boolean, p_invoice_ids bigint[],
     inout p_states text[], out p_events payment_events[], out p_known boolean
 )
 language plpgsql set search_path from current
@@ -30,12 +30,15 @@ begin
     -- invoice it belongs to, as it was stored, is the one that is locked; else it stays where it is. Parked it also stays
     -- while another transaction holds it, which is about to release or to bury it.
     v_ids := array(select e.id from unnest(p_new) e where e.id is not null);
-    v_held := array(
-        select w.id from parked_events w
-        where w.id = any(array(
-            select k.id from unnest(p_new) e
-            join lateral (select k.id from payment_events k where k.connection = e.connection and k.event_id = e.event_id offset 0) k on true))
-        order by w.id for update skip locked);
+    if p_post then
+        v_held := array(
+            select w.id from parked_events w
+            where w.id = any(array(
+                select k.id from unnest(p_new) with ordinality e
+                join lateral (select k.id from payment_events k where k.connection = e.connection and k.event_id = e.event_id offset 0) k on true
+                where p_states[e.ordinality] in ('ready', 'waiting')))
+            order by w.id for update skip locked);
+    end if;
     select array_agg(case when c.known is null or c.conflicts then c.event else c.known end order by c.position),
            array_agg(case
                when c.known is null and c.state in ('ready', 'waiting') then 'busy'    -- never posted without its row
@@ -47,7 +50,8 @@ begin
                    or (select r.id from payment_reports r where r.id = (c.known).id) is not null then 'duplicate'
                when (select d.id from dead_letters d where d.payment_event_id = (c.known).id
                      and (d.resolution is null or d.resolution = 'dismissed')) is not null then 'dead'
-               when (select w.id from parked_events w where w.id = (c.known).id and w.id <> all(v_held)) is not null then 'parked'
+               when (select w.id from parked_events w where w.id = (c.known).id and w.id <> all(v_held)) is not null
+                   and c.state in ('ready', 'waiting') then 'parked'
                when c.state in ('ready', 'waiting', 'busy')
                    and (find_invoices(array[c.known]))[1] is not distinct from p_invoice_ids[c.position] then case
                        when (c.known).currency <> (select i.currency from invoices i where i.id = p_invoice_ids[c.position])
@@ -80,6 +84,6 @@ begin
     ) c;
 end
 $$;
-comment on function store_payment_events(payment_events[], boolean, bigint[], text[]) is
-    'Stores the events that may be stored: all but busy and invalid ones with p_park, else those whose invoice is known. One known before comes back as it is stored, its place as state unless it may be posted now; other content under a known id is rewritten.';
+comment on function store_payment_events(payment_events[], boolean, boolean, bigint[], text[]) is
+    'Stores the events that may be stored: all but busy and invalid ones with p_park, else those whose invoice is known. One known before comes back as it is stored, its place as state unless it may be posted now, for which p_post takes it from the parked; other content under a known id is rewritten.';
 revoke all on function store_payment_events from public;

@@ -69,7 +69,7 @@ function seconds_to_next_retry() security definer
 function set_events_aside(payment_events[],bigint[],text[],bigint[],bigint[])
 function store_dead_letter(text,text,text,bytea,text,text) security definer
 function store_deliveries(payment_events[],payment_event_outcome[],bytea[],text[],integer[])
-function store_payment_events(payment_events[],boolean,bigint[],text[])
+function store_payment_events(payment_events[],boolean,boolean,bigint[],text[])
 function try_queue_watch() security definer
 function void_payment(text,text,text,text) security definer
 function wake_listener() security definer

@@ -47,6 +47,10 @@ class UnavailableError(Exception):
         self.sqlstate = sqlstate
 
 
+class BlockedError(UnavailableError):
+    """Another transaction holds what one of the call's items needs: an event of the same id, or the same movement."""
+
+
 class RejectedError(Exception):
     """PostgreSQL refused the call as a whole and did nothing: `sqlstate` and `constraint` say why.
 
@@ -146,9 +150,11 @@ class Session:
     needs = "enqueue_payment_events"
     """A function that its login has to be allowed to call."""
 
-    def __init__(self, url: str, name: str):
+    def __init__(self, url: str, name: str, *, lock_timeout: float = 0):
         self.url = url
         self._name = name
+        self._lock_timeout = lock_timeout
+        self._hosts = _each_host(url)
         self._connection: Connection | None = None
         self._statements: dict[str, asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -163,18 +169,33 @@ class Session:
                 self._connection = await self._connect()
         return self._connection
 
-    async def _connect(self) -> Connection:
-        several = "," in self.url.partition("?")[0] and "target_session_attrs" not in self.url
+    async def _connect_to(self, host: str) -> Connection:
+        several = len(self._hosts) > 1 and "target_session_attrs" not in self.url
         connection: Connection = await asyncpg.connect(
-            self.url,
-            timeout=CONNECT_TIMEOUT,
+            host,
+            timeout=CONNECT_TIMEOUT / len(self._hosts),
             statement_cache_size=0,
             server_settings={"application_name": self._name},
             target_session_attrs=SessionAttribute.read_write if several else None,
         )
+        return connection
+
+    async def _connect_to_any(self) -> Connection:
+        """The next time too, the host that answered comes first."""
+        for _ in self._hosts[1:]:
+            try:
+                return await self._connect_to(self._hosts[0])
+            except (OSError, TimeoutError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched):
+                self._hosts.append(self._hosts.pop(0))
+        return await self._connect_to(self._hosts[0])
+
+    async def _connect(self) -> Connection:
+        connection = await self._connect_to_any()
         self._statements = {}
         async with connection.transaction():
             self.pooled = await connection.fetchval("select pg_backend_pid()") != connection.get_server_pid()
+        if self._lock_timeout and not self.pooled:
+            await connection.execute(f"set lock_timeout = '{self._lock_timeout} s'")
         connection.add_log_listener(self._on_notice)
         return connection
 
@@ -195,7 +216,8 @@ class Session:
                 raise RejectedError(error.sqlstate, error.constraint_name, explanation) from None
             if not state.startswith(("40", "55P03", QUERY_CANCELED)):
                 self.give_up()
-            raise UnavailableError(type(error).__name__, error.sqlstate) from None
+            unavailable = BlockedError if state == "55P03" else UnavailableError
+            raise unavailable(type(error).__name__, error.sqlstate) from None
         except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             self.give_up()
             raise UnavailableError(type(error).__name__) from None
@@ -264,19 +286,23 @@ class Session:
         """What keeps this database from serving this version of the service; None when nothing does."""
         member = f"grant it the role <database>_<schema>_{self.role}"
         try:
-            [(version, may_call)] = await self.fetch(
-                "select schema_version(), has_function_privilege($1::text::regproc, 'execute')", self.needs
+            [(version, may_call, read_only)] = await self.fetch(
+                "select schema_version(), has_function_privilege($1::text::regproc, 'execute'),"
+                " current_setting('transaction_read_only')::boolean",
+                self.needs,
             )
         except UnavailableError as error:
             return f"the database cannot be reached ({error})"
         except RejectedError as error:
-            if error.sqlstate == "42883":  # undefined function
-                return f"the database is not migrated; run {MIGRATE}"
-            if error.sqlstate == "3D000":
-                return "there is no database of this name; create it, or correct DATABASE_URL"
-            return f"the database refuses this login ({error}); {member}"
+            known = {
+                "42883": f"the database is not migrated; run {MIGRATE}",  # no such function
+                "3D000": "there is no database of this name; create it, or correct DATABASE_URL",
+            }
+            return known.get(error.sqlstate or "", f"the database refuses this login ({error}); {member}")
         if version < newest_version():
             return f"the database stands at migration {version}, not {newest_version()}; run {MIGRATE}"
+        if read_only:
+            return "the database takes no writes: it is a standby, or default_transaction_read_only is on"
         return None if may_call else f"the login may not call {self.needs}(); {member}"
 
     def give_up(self) -> None:
@@ -505,6 +531,12 @@ _HEALTH = f"select {', '.join(QueueHealth._fields)} from queue_health"  # noqa: 
 _PROCESS = f"select {', '.join(Batch._fields)} from process_payment_queue($1, $2, false, $3)"  # noqa: S608
 _RELEASE = f"select {', '.join(Release._fields)} from look_at_parked_events($1, $2, $3)"  # noqa: S608 - our names
 _PROCESS_CLAIMED = f"select {', '.join(Batch._fields[:7])} from process_claimed_events($1, $2)"  # noqa: S608
+
+
+def _each_host(url: str) -> list[str]:
+    """The URL for each of its hosts: asyncpg would give all the time there is to a first one that says nothing."""
+    before, hosts, rest = re.match(r"(\w+://(?:[^@/?#]*@)?|)([^/?#]*)(.*)", url, re.DOTALL).groups()  # type: ignore[union-attr]
+    return [f"{before}{host}{rest}" for host in hosts.split(",")]
 
 
 async def _close(connection: Connection) -> None:

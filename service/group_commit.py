@@ -51,7 +51,7 @@ class GroupCommit(Generic[Item, Outcome]):
         self,
         lanes: Sequence[Flush[Item, Outcome]],
         *,
-        splits: type[Exception],
+        splits: tuple[type[Exception], ...],
         deadline: float,
         on_batch: Callable[[int], None],
         max_batch: int = 250,

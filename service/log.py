@@ -5,6 +5,7 @@ import sys
 from typing import Literal
 
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 
 
 def configure(log_format: Literal["text", "json"]) -> None:
@@ -29,5 +30,13 @@ def configure(log_format: Literal["text", "json"]) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_without_bytes)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=renderer))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def _without_bytes(record: logging.LogRecord) -> bool:
+    """Aiohttp's parser quotes what it cannot read, a part of a body perhaps."""
+    if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+        record.exc_info = None
+    return True

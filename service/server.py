@@ -20,6 +20,7 @@ from service.adapters.api import FetchingAdapter
 from service.console.pages import Console
 from service.database import (
     LINK_OUTCOMES,
+    BlockedError,
     DeadLetter,
     Link,
     PaymentEvent,
@@ -41,6 +42,8 @@ BODY_TIMEOUT = 10.0
 """Seconds that a body may take to arrive."""
 LANES = 2
 """Connections for each kind of commit: one at work, and one for when that is held up."""
+LOCK_TIMEOUT = 0.3
+"""Seconds that a batch waits for another's transaction before it is divided: only what is blocked stays behind."""
 FETCH_TIMEOUT = 30.0
 """Seconds to ask a provider's API again about one delivery, and to store what it tells."""
 BUSY_PAUSES = (0.0, 0.02, 0.1, 0.3, 0.6)
@@ -97,14 +100,14 @@ class Server:
 
     def _session(self) -> Session:
         """A connection of its own, opened when it is first used."""
-        session = Session(self.settings.required_database_url, "payment_webhooks server")
+        session = Session(self.settings.required_database_url, "payment_webhooks server", lock_timeout=LOCK_TIMEOUT)
         self._sessions.append(session)
         return session
 
     def _commit(self, name: str, flush: Callable[[Session], Flush[Item, Outcome]]) -> GroupCommit[Item, Outcome]:
         commit = GroupCommit(
             [flush(self._session()) for _ in range(LANES)],
-            splits=RejectedError,
+            splits=(RejectedError, BlockedError),
             deadline=self.settings.request_deadline,
             on_batch=_batches.labels(name).observe,
         )
@@ -194,7 +197,8 @@ class Server:
         event = direct.translate(body)
         with self._answering():
             try:
-                result = await submit(event)
+                async with asyncio.timeout(self.settings.request_deadline):
+                    result = await submit(event)
             except RejectedError as error:
                 _log.error(
                     "event_failed", event_id=event.event_id, sqlstate=error.sqlstate, constraint=error.constraint
@@ -222,7 +226,8 @@ class Server:
             _log.warning("provider_unavailable", connection=adapter.connection, error=str(error))
             raise unavailable("The provider's API did not confirm it in time. Send it again.") from None
         with self._answering() if facts else contextlib.nullcontext():
-            outcomes = await self._settle_all(adapter, settle, facts)
+            async with asyncio.timeout(self.settings.request_deadline):
+                outcomes = await self._settle_all(adapter, settle, facts)
         if adapter.answer:
             return web.Response(body=adapter.answer, content_type="text/plain")
         return web.Response(body=json.dumps({"outcomes": outcomes}).encode(), content_type="application/json")
@@ -268,7 +273,7 @@ class Server:
             yield
         except OverloadedError:
             raise unavailable("Too many requests wait already. Send it again in a moment.") from None
-        except (UnavailableError, DeadlineError) as error:
+        except (UnavailableError, DeadlineError, TimeoutError) as error:
             self._note_database(available=False, error=error)
             raise unavailable("The database did not confirm in time. Send it again: it is applied once.") from None
         self._note_database(available=True)

@@ -214,6 +214,15 @@ async def test_sign_in_leads_back_to_the_page_and_to_no_other_site(console: Brow
         await console.post("/console/sign-in", {"token": ALICE, "next": to})
         assert console.headers["Location"] == place
     assert (await console.post("/console/sign-in", {"token": ALICE}, Origin="http://evil.example"))[0] == 403
+    # Of all charsets, Python decodes some in quadratic time: this one would take a minute.
+    slow = {"Content-Type": "application/x-www-form-urlencoded;charset=punycode"}
+    async with (
+        asyncio.timeout(5),
+        console.session.post(
+            console.url + "/console/sign-in", data=b"token=-" + b"a" * 900_000, headers=slow
+        ) as answer,
+    ):
+        assert answer.status == 415
 
 
 # What every answer carries

@@ -34,7 +34,7 @@ def commit(
 ) -> GroupCommit[int, int]:
     return GroupCommit(
         lanes,
-        splits=PoisonError,
+        splits=(PoisonError,),
         deadline=deadline,
         on_batch=(sizes if sizes is not None else []).append,
         max_batch=max_batch,
@@ -78,7 +78,7 @@ async def test_another_error_is_the_answer_to_the_whole_batch_and_the_next_batch
     async def lane(items: Sequence[int]) -> Sequence[int]:
         return await next(flushes)(items)
 
-    group = GroupCommit(lanes=[lane], splits=PoisonError, deadline=5, on_batch=lambda _: None)
+    group = GroupCommit(lanes=[lane], splits=(PoisonError,), deadline=5, on_batch=lambda _: None)
     answers = await asyncio.gather(group.submit(1), group.submit(2), return_exceptions=True)
     assert [type(answer) for answer in answers] == [OSError, OSError]
     assert await group.submit(3) == 6

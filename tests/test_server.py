@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -480,6 +481,61 @@ async def test_of_several_hosts_it_uses_the_one_that_answers(database_url: str, 
     several = database_url.partition("?")[0] + f"?host={host},%2Fnowhere&port={port},{port}"
     async with serving(several) as client:
         assert await client.apply("e1", 1, 5) == (200, "applied")
+
+
+async def test_a_first_host_that_says_nothing_costs_no_answer(database_url: str, db: Connection) -> None:
+    """As one that has lost its network: it takes the connection, or not even that."""
+    await add_invoice(db, 1)
+    path, _, port = database_url.partition("?host=")[2].replace("%2F", "/").partition("&port=")
+
+    async def pipe(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            sink.write(data)
+        sink.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs, ours = await asyncio.open_unix_connection(f"{path}/.s.PGSQL.{port}")
+        await asyncio.gather(pipe(reader, ours), pipe(theirs, writer), return_exceptions=True)
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with await asyncio.start_server(forward, "127.0.0.1", 0) as primary:
+            hosts = [f"127.0.0.1:{one.getsockname()[1]}" for one in (silent, primary.sockets[0])]
+            name = database_url.partition("?")[0].rpartition("/")[2]
+            async with serving(f"postgresql://postgres@{','.join(hosts)}/{name}") as client:
+                assert await client.apply("e1", 1, 5) == (200, "applied")
+                async with client.session.get(client.url + "/readyz") as ready:
+                    assert ready.status == 200
+
+
+async def test_an_event_that_another_transaction_holds_keeps_back_no_other(database_url: str, db: Connection) -> None:
+    await add_invoice(db, 1)
+    async with serving(database_url, request_deadline=4) as client:
+        async with db.transaction():
+            await db.execute("select enqueue_payment_event('held', 1, 5)")
+            held = asyncio.create_task(client.post(QUEUE, b'{"event_id": "held", "invoice_id": 1, "amount": 5}', JSON))
+            others = await asyncio.gather(*(client.enqueue(f"e{number}", 1, 5) for number in range(60)))
+            assert set(others) == {(202, "queued")}
+            assert (await held)[0] == 503
+        assert await client.enqueue("held", 1, 5) == (200, "duplicate")
+
+
+async def test_it_is_not_ready_where_the_database_takes_no_writes(database_url: str, db: Connection) -> None:
+    name = await db.fetchval("select quote_ident(current_database())")
+    await db.execute(f"alter database {name} set default_transaction_read_only = on")
+    async with serving(database_url) as client, client.session.get(client.url + "/readyz") as ready:
+        assert (ready.status, "takes no writes" in (await ready.json())["reason"]) == (503, True)
+        assert (await client.enqueue("e1", 1, 5))[0] == 503
+
+
+async def test_what_is_no_http_is_not_quoted_in_the_log(database_url: str) -> None:
+    process = Process("service.server", database_url, ALLOW_UNSIGNED="true")
+    async with aiohttp.ClientSession() as session:
+        client = await process.up(session)
+        head = b"POST /webhooks/payments HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: xchunked\r\n\r\n"
+        assert b" 400 " in (await client.raw(head + b'{"event_id":"secret-1"}'))[:16]
+    _, said = await process.end()
+    assert "secret-1" not in said
+    assert "Traceback" not in said
 
 
 async def test_several_may_ask_at_once_whether_it_is_ready(client: Client) -> None:

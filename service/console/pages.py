@@ -313,7 +313,12 @@ def _see(address: str) -> web.Response:
 
 
 async def _form(request: web.Request) -> Mapping[str, str]:
-    """The fields of a form. Raises HTTPBadRequest."""
+    """The fields of a form. Raises HTTPBadRequest, HTTPUnsupportedMediaType.
+
+    Of all charsets that a client may name, Python's decoders of some take quadratic time.
+    """
+    if (request.charset or "utf-8").lower() != "utf-8":
+        raise web.HTTPUnsupportedMediaType
     try:
         return {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
     except (ValueError, LookupError):

@@ -255,9 +255,11 @@ class Session:
         rows = await self.fetch(query, link.connection, link.reference, link.invoice_id, link.invoice_reference)
         return str(rows[0][0])
 
-    async def bury(self, letter: DeadLetter) -> None:
-        """store_dead_letter(), which keeps the same letter once."""
-        await self.fetch("select store_dead_letter($1, $2, $3, $4, $5, $6)", *letter)
+    async def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """store_dead_letter() of each, in one commit; it keeps the same letter once."""
+        if letters:  # always in one order: two batches of the same letters wait, but never for each other
+            columns = zip(*sorted(letters, key=lambda letter: letter[:4]), strict=True)
+            await self.fetch(_BURY, *columns)
 
     async def claim_unfetched(self, connection: str) -> Unfetched | None:
         """claim_unfetched_delivery(): the body for which the API is to be asked again; None when none is due."""
@@ -268,19 +270,27 @@ class Session:
         """close_fetched_delivery(): all that it reports is stored."""
         await self.fetch("select close_fetched_delivery($1)", letter)
 
-    async def set_aside(self, fact: Link | DeadLetter) -> str:
-        """Store what is no event: link()'s outcome, or the reason of the dead letter that it makes."""
-        if isinstance(fact, Link):
-            detail = f"{fact.reference} is a reference of another invoice already"
-            try:
-                outcome = await self.link(fact)
-            except RejectedError as error:
-                outcome, detail = "invalid", f"reference {fact.reference}: {error}"
-            if outcome in LINK_OUTCOMES:
-                return outcome
-            fact = DeadLetter(fact.connection, outcome, detail, fact.body, fact.content_type)
-        await self.bury(fact)
-        return fact.reason
+    async def set_aside(self, facts: Sequence[Link | DeadLetter]) -> list[str]:
+        """Store what is no event: link()'s outcome of each, or the reason of the dead letter that it makes."""
+        outcomes = []
+        letters = []
+        for fact in facts:
+            outcome, letter = await self._linked(fact) if isinstance(fact, Link) else (fact.reason, fact)
+            outcomes.append(outcome)
+            if letter is not None:
+                letters.append(letter)
+        await self.bury(letters)
+        return outcomes
+
+    async def _linked(self, link: Link) -> tuple[str, DeadLetter | None]:
+        detail = f"{link.reference} is a reference of another invoice already"
+        try:
+            outcome = await self.link(link)
+        except RejectedError as error:
+            outcome, detail = "invalid", f"reference {link.reference}: {error}"
+        if outcome in LINK_OUTCOMES:
+            return outcome, None
+        return outcome, DeadLetter(link.connection, outcome, detail, link.body, link.content_type)
 
     async def unready(self) -> str | None:
         """What keeps this database from serving this version of the service; None when nothing does."""
@@ -551,6 +561,11 @@ def call(fields: Sequence[str], function: str, *named: str) -> str:
     return f"select {', '.join(fields)} from {function}({', '.join(arrays + others)})"  # noqa: S608 - our names
 
 
+_BURY = """
+    select store_dead_letter(l.connection, l.reason, l.detail, l.body, l.content_type, l.event_id)
+    from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[])
+        l(connection, reason, detail, body, content_type, event_id)
+"""
 _APPLY = call(Result._fields, "apply_payment_events", "p_deliveries", "p_park", "p_wait")
 _ENQUEUE = call(RECEIPT, "enqueue_payment_events", "p_deliveries", "p_park")
 

@@ -298,12 +298,10 @@ class Server:
 
 
 async def _set_aside(session: Session, facts: Sequence[Link | DeadLetter]) -> list[str]:
-    """Store what is no event. One at a time: there are few, and each is a transaction of its own."""
-    outcomes = []
-    for fact in facts:
-        outcomes.append(await session.set_aside(fact))
-        if outcomes[-1] not in LINK_OUTCOMES:
-            _log.warning("dead_letter", connection=fact.connection, reason=outcomes[-1])
+    outcomes = await session.set_aside(facts)
+    for fact, outcome in zip(facts, outcomes, strict=True):
+        if outcome not in LINK_OUTCOMES:
+            _log.warning("dead_letter", connection=fact.connection, reason=outcome)
     return outcomes
 
 
@@ -351,6 +349,9 @@ async def _read(request: web.BaseRequest) -> bytes:
         raise Problem(415, "unsupported-media-type", "Send the body as it is, without Content-Encoding.")
     if (request.content_length or 0) > MAX_BODY:
         raise Problem(413, "too-large", f"Send at most {MAX_BODY} bytes.")
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
     try:
         if request.content.is_eof():  # it came with the headers, as nearly all do
             return await request.read()

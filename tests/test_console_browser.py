@@ -70,7 +70,7 @@ async def console(database_url: str, db: Connection) -> AsyncIterator[str]:
     ]
     async with Session(database_url, "test") as session:
         await session.apply(events, park=True)
-        await session.bury(DeadLetter("adyen", "bad_amount", "the amount 'ten' is not an integer", b"{}", "", "8836"))
+        await session.bury([DeadLetter("adyen", "bad_amount", "the amount 'ten' is not an integer", b"{}", "", "8836")])
     async with opened(await operator_url(database_url, db)) as one:
         yield one.url
 

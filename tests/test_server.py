@@ -527,6 +527,17 @@ async def test_it_is_not_ready_where_the_database_takes_no_writes(database_url: 
         assert (await client.enqueue("e1", 1, 5))[0] == 503
 
 
+async def test_who_asks_whether_to_go_on_is_told_so(client: Client) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    head = b"POST /webhooks/payments HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    writer.write(head + b"Expect: 100-continue\r\nContent-Length: 2\r\nConnection: close\r\n\r\n")
+    async with asyncio.timeout(5):
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"{}")
+        assert (await reader.read()).startswith(b"HTTP/1.1 400")
+    writer.close()
+
+
 async def test_what_is_no_http_is_not_quoted_in_the_log(database_url: str) -> None:
     process = Process("service.server", database_url, ALLOW_UNSIGNED="true")
     async with aiohttp.ClientSession() as session:

@@ -81,9 +81,10 @@ class ImportSession(OperatorSession):
         named = link.connection, link.reference, link.invoice_id, link.invoice_reference
         return str((await self.fetch(query, *named, *self._trace))[0][0])
 
-    async def bury(self, letter: DeadLetter) -> None:
-        """import_dead_letter()."""
-        await self.fetch("select import_dead_letter($1, $2, $3, $4, $5, $6, $7, $8)", *letter, *self._trace)
+    async def bury(self, letters: Sequence[DeadLetter]) -> None:
+        """import_dead_letter() of each."""
+        for letter in letters:
+            await self.fetch("select import_dead_letter($1, $2, $3, $4, $5, $6, $7, $8)", *letter, *self._trace)
 
 
 async def import_file(session: OperatorSession, options: Namespace) -> ExitStatus:
@@ -231,7 +232,7 @@ async def _refused(session: ImportSession, number: int, event: PaymentEvent, det
 
 
 async def _set_aside(session: ImportSession, number: int, fact: Link | DeadLetter) -> Told:
-    outcome = await session.set_aside(fact)
+    [outcome] = await session.set_aside([fact])
     if outcome in LINK_OUTCOMES:
         return Told(number, outcome)
     return Told(number, f"dead letter ({printable(outcome)})", getattr(fact, "detail", None))

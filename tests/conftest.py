@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NoReturn, Protocol, TypeAlias
 
 import asyncpg
 import pytest
@@ -15,12 +15,26 @@ from service import embedded, migrate
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"  # quoted: subscriptable for the type checker only
 _numbers = itertools.count(1)
+MAY_SKIP = "PAYMENTS_SKIP_NOTHING" not in os.environ
+"""Whether tests may leave out what this machine lacks; .ci/run, which installs it, says no."""
 
 
 class Connect(Protocol):
     """`await connect()` opens a connection to the test's database, `await connect("server")` one of that role."""
 
     async def __call__(self, role: str | None = None, **options: Any) -> Connection: ...
+
+
+def needs(there: object, reason: str) -> pytest.MarkDecorator:
+    """Skips a test where what it needs is missing; under .ci/run it fails."""
+    return pytest.mark.skipif(not there and MAY_SKIP, reason=reason)
+
+
+def skip(reason: str) -> NoReturn:
+    """As needs(), for what shows while the test runs."""
+    if MAY_SKIP:
+        pytest.skip(reason)
+    pytest.fail(reason)
 
 
 @pytest.fixture(scope="session")

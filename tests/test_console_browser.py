@@ -15,7 +15,7 @@ from playwright.async_api import Page, ViewportSize, async_playwright, expect
 
 from service.database import DeadLetter, PaymentEvent, Session
 from tests import calls
-from tests.conftest import Connection
+from tests.conftest import Connection, needs
 from tests.console import ALICE, BOB, opened, operator_url
 from tests.test_listener import listening
 
@@ -30,7 +30,7 @@ BODY = (
 
 expect.set_options(timeout=20_000)  # ms; a look that takes long on a busy machine is repeated later
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (Debian: apt-get install chromium)")
+pytestmark = needs(CHROMIUM, "no chromium here (Debian: apt-get install chromium)")
 
 
 @pytest.fixture

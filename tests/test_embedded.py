@@ -21,6 +21,7 @@ import asyncpg
 import pytest
 
 from service import embedded, migrate
+from tests.conftest import needs, skip
 
 Start = Callable[..., embedded.Server]
 Hold = Callable[..., subprocess.Popen[str]]
@@ -61,8 +62,8 @@ def can_make_namespaces() -> bool:
 
 
 NAMESPACES = can_make_namespaces()
-needs_namespaces = pytest.mark.skipif(ROOT and not NAMESPACES, reason="this system gives root no user namespace")
-needs_root = pytest.mark.skipif(not ROOT, reason="wants root, to become other users")
+needs_namespaces = needs(NAMESPACES or not ROOT, "this system gives root no user namespace")
+needs_root = needs(ROOT, "wants root, to become other users")
 
 
 @pytest.fixture
@@ -110,7 +111,7 @@ def python_for_all() -> str:
         with contextlib.suppress(OSError):
             if subprocess.run([python, *probe], check=False, user=NOBODY, group=NOBODY).returncode == 0:
                 return str(python)
-    pytest.skip("there is no Python 3.11 that every user can run")
+    return skip("there is no Python 3.11 that every user can run")
 
 
 def said(process: subprocess.Popen[str]) -> dict[str, str]:
@@ -279,6 +280,7 @@ def test_an_ordinary_user_just_runs_it(place: Path, binaries: Path) -> None:
 
 
 @needs_root
+@needs_namespaces
 def test_root_without_namespaces_drops_to_a_user_and_says_so_where_that_cannot_reach(
     place: Path, binaries: Path, start: Start
 ) -> None:
@@ -294,8 +296,6 @@ def test_root_without_namespaces_drops_to_a_user_and_says_so_where_that_cannot_r
         answer: dict[str, str] = json.loads(process.communicate("\n", timeout=60)[0])
         return answer
 
-    if not NAMESPACES:
-        pytest.skip("this system gives root no user namespace, so the other tests show this")
     with start(place / "data") as server:
         sql(server.url, "create table kept as select 42 as x", "select 1")
     assert "pid" in run_denied(place / "data"), "a folder made with a namespace"

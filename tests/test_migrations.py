@@ -16,16 +16,14 @@ import pytest
 
 from service import embedded, migrate
 from tests import derive
-from tests.conftest import Connection
+from tests.conftest import Connection, needs
 
 MIGRATIONS = sorted(migrate.MIGRATIONS.glob("*.sql"))
 ROLES = ["biller", "listener", "operator", "owner", "reader", "server"]
 AS_OWNER = """select set_config('search_path', format('%I, pg_temp', current_schema()), true),
                      set_config('role', role_name('owner'), true)"""
 _numbers = itertools.count(1)
-needs_sqitch = pytest.mark.skipif(
-    shutil.which("sqitch") is None, reason="sqitch is not installed (Debian: sqitch and libdbd-pg-perl)"
-)
+needs_sqitch = needs(shutil.which("sqitch"), "sqitch is not installed (Debian: sqitch and libdbd-pg-perl)")
 
 
 class Empty(Protocol):

@@ -17,15 +17,13 @@ from service import commands, embedded, embedded_launch
 from service.database import Session
 from service.settings import Settings
 from tests.calls import Event, add_invoice, apply, assert_consistent, drain, rows_of
-from tests.conftest import Connection
+from tests.conftest import Connection, needs
 from tests.console import opened
 from tests.http_service import free_port, serving
 from tests.test_listener import HELD, listening, seconds_to_apply
 
 PGBOUNCER = shutil.which("pgbouncer", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin"]))
-pytestmark = pytest.mark.skipif(
-    PGBOUNCER is None and "CI" not in os.environ, reason="pgbouncer is not installed (Debian: pgbouncer)"
-)
+pytestmark = needs(PGBOUNCER, "pgbouncer is not installed (Debian: pgbouncer)")
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Serve the database of `settings`, or an embedded one, with one server and one listener in this process."""
     with contextlib.ExitStack() as stack:
         data = database = "where DATABASE_URL says"
+        postgres: embedded.Server | None = None
         if settings.database_url is None:
             postgres = stack.enter_context(embedded.start(settings.data_dir))
             data, database = str(postgres.data_dir), postgres.url
@@ -62,6 +63,20 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
                 )
             )
             tasks.create_task(listener.run(settings, stop))
+            if postgres is not None:
+                tasks.create_task(_end_with(postgres, stop))
+
+
+async def _end_with(postgres: embedded.Server, stop: asyncio.Event) -> None:
+    """Raise EmbeddedError should PostgreSQL end before `stop`: whatever restarts us restarts both."""
+    while not stop.is_set():
+        if not postgres.running:
+            raise embedded.EmbeddedError(
+                f"PostgreSQL (process {postgres.pid}) has ended; {postgres.data_dir / 'server.log'} may say why. "
+                "Start again: what was acknowledged is there."
+            )
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), 1)
 
 
 def psql(settings: Settings, arguments: Sequence[str]) -> None:

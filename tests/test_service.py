@@ -53,6 +53,21 @@ async def test_readmes_commands_give_readmes_output(tmp_path: Path) -> None:
     assert not (tmp_path / "data" / "cluster" / "postmaster.pid").exists()
 
 
+async def test_it_ends_when_its_postgresql_does_and_starts_again(tmp_path: Path) -> None:
+    environment = {"DATA_DIR": str(tmp_path / "data")}
+    process = Process("service", "", **environment)
+    async with aiohttp.ClientSession() as session:
+        await process.up(session)
+        os.kill(int((tmp_path / "data" / "cluster" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+        status, printed = await asyncio.to_thread(process.process.wait, 20), process.process.communicate()[0]
+        again = Process("service", "", **environment)
+        await again.up(session)
+        ended, _ = await again.end(signal.SIGINT)
+    assert (status, ended) == (1, 0)
+    assert "server.log" in printed
+    assert "Traceback" not in printed
+
+
 async def test_a_second_start_on_the_same_port_says_which_setting_to_change(database_url: str) -> None:
     first = Process("service.server", database_url, ALLOW_UNSIGNED="true")
     async with aiohttp.ClientSession() as session:

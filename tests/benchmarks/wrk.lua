@@ -1,6 +1,6 @@
 -- wrk's requests. Arguments: a prefix for this run's event ids, how many invoices there are, the milliseconds that a
 -- connection pauses on average before each request, and what to send: "plain", "mixed", or a file of signed requests, on
--- each line a header's name, its value and the body, separated by tabs.
+-- each line the headers' names and values and the body, separated by tabs.
 local thread_number = 0
 function setup(thread)
     thread:set("number", thread_number)
@@ -22,9 +22,14 @@ function init(args)
     elseif args[4] ~= "plain" then
         signed = {}
         for line in io.lines(args[4]) do
-            local name, value, body = line:match("([^\t]*)\t([^\t]*)\t(.*)")
-            wrk.headers[name] = value
-            table.insert(signed, wrk.format(nil, nil, nil, body))
+            local parts = {}
+            for part in line:gmatch("[^\t]+") do
+                table.insert(parts, part)
+            end
+            for name = 1, #parts - 1, 2 do
+                wrk.headers[parts[name]] = parts[name + 1]
+            end
+            table.insert(signed, wrk.format(nil, nil, nil, parts[#parts]))
         end
         request = function()
             sent = sent + 1

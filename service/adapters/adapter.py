@@ -171,10 +171,10 @@ class Adapter(BaseModel, ABC):
             try:
                 if isinstance(completed, Exception):
                     raise completed
-                facts += [
-                    fact._replace(connection=self.connection, body=delivery.body, content_type=content_type)
-                    for fact in self.translate(completed)
-                ]
+                for fact in self.translate(completed):  # what comes before an error stays
+                    facts.append(  # noqa: PERF401
+                        fact._replace(connection=self.connection, body=delivery.body, content_type=content_type)
+                    )
             except UnusableError as error:
                 detail = f"{item.at}: {error}" if item.at else str(error)
                 facts.append(DeadLetter(self.connection, error.reason, detail, delivery.body, content_type))

@@ -17,7 +17,7 @@ EXPONENTS = {"CLP": 2, "CVE": 0, "IDR": 0, "ISK": 2}
 """Where Adyen's decimals differ from ISO 4217 (https://docs.adyen.com/development-resources/currency-codes)."""
 MOVEMENTS = {
     **dict.fromkeys(("AUTHORISATION", "CAPTURE"), ("payment", "")),
-    **dict.fromkeys(("CAPTURE_FAILED", "CANCELLATION", "TECHNICAL_CANCEL"), ("payment_reversal", "")),
+    **dict.fromkeys(("CAPTURE_FAILED", "CANCELLATION", "TECHNICAL_CANCEL", "EXPIRE"), ("payment_reversal", "")),
     **dict.fromkeys(("REFUND", "CANCEL_OR_REFUND"), ("refund", "")),
     **dict.fromkeys(("REFUND_FAILED", "REFUNDED_REVERSED"), ("refund_reversal", "")),
     "CHARGEBACK": ("chargeback", "/1"),
@@ -76,24 +76,24 @@ class Adyen(Adapter):
         )
         if code == "CANCEL_OR_REFUND" and item.text("/additionalData/modification.action") == "cancel":
             kind = "payment_reversal"
-        if by_hand and code == "AUTHORISATION":
-            yield from self.links(item, psp)
+        reference = psp + stage
+        if code == "AUTHORISATION":
+            if not money.is_zero(item.get("/amount/value")):
+                yield from self.links(item, psp)
+            if by_hand or money.is_zero(item.get("/amount/value")):
+                return
         elif by_hand:
-            if kind != "payment_reversal" or code == "CAPTURE_FAILED":  # what is canceled was never captured
-                yield self._movement(item, kind, psp + stage, by_hand=True)
-        elif code != "CAPTURE" and (code != "AUTHORISATION" or not money.is_zero(item.get("/amount/value"))):
-            reference = item.text("/originalReference") if kind == "payment_reversal" else psp + stage
-            yield self._movement(item, kind, reference, by_hand=False)
-
-    def _movement(self, item: Payload, kind: str, reference: str, *, by_hand: bool) -> PaymentEvent:
-        code, psp = item.get("/eventCode"), item.get("/pspReference")
+            if kind == "payment_reversal" and code != "CAPTURE_FAILED":  # what is canceled was never captured
+                return
+        elif code == "EXPIRE":
+            raise UnusableError("expired", "what counts as paid was not captured, or not all of it: see manual_capture")
+        elif kind.startswith("payment"):  # a capture reports the authorised payment again, and should say the same
+            reference = item.text("/originalReference")
         original = item.optional_text("/originalReference")
         if original is None and "CHARGEBACK" in code:  # unless Adyen is asked to name both, it names the payment alone
             original = psp
         got = money.from_minor(item.get("/amount/value"), item.get("/amount/currency"), EXPONENTS)
-        parent = None if kind == "payment" else original
-        invoice = None
-        if original is not None and code != "AUTHORISATION":
-            invoice = (None, original if by_hand else None)
-        event_id = f"{psp}:{code}:true"
-        return self.event(item, event_id, kind, got, reference, parent=parent, invoice=invoice, time="/eventDate")
+        yield self.event(
+            item, f"{psp}:{code}:true", kind, got, reference, parent=None if kind == "payment" else original,
+            invoice=None if code == "AUTHORISATION" or original is None else (None, original), time="/eventDate",
+        )  # fmt: skip

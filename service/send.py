@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from service import connections
 from service.adapters import standard_webhooks
 from service.adapters.adapter import CannotSignError
+from service.adapters.payload import UnusableError
 from service.environment import SettingsError
 from service.settings import Settings
 
@@ -80,4 +81,6 @@ def sample(
         body = adapter.sample(invoice, amount, currency)
         return body, adapter.sign(body, now)
     except CannotSignError:
-        raise SettingsError(f"Only the provider can sign for {connection}. Use its own simulator.") from None
+        raise SettingsError(f"Only the sender can sign for {connection}; README's section on it says more.") from None
+    except UnusableError as error:
+        raise SettingsError(f"--amount or --currency: {error}.") from None

@@ -34,8 +34,8 @@ from service.group_commit import DeadlineError, Flush, GroupCommit, Item, Outcom
 from service.problems import Problem, unavailable
 from service.settings import MAKE_A_SECRET, Settings
 
-MAX_BODY = 256 * 1024
-"""Bytes; a larger body is answered 413."""
+MAX_BODY = 1024 * 1024
+"""Bytes; a larger body is answered 413. Batches of 250 events, and orders of 100 items, can have 300 kB."""
 SHUTDOWN_TIMEOUT = 10.0
 """Seconds that accepted requests have to be answered in once we are told to stop."""
 BODY_TIMEOUT = 10.0
@@ -173,6 +173,7 @@ class Server:
             return False
         facts = await adapter.facts(Delivery.kept(unfetched.body, unfetched.content_type))
         if any(isinstance(fact, DeadLetter) and fact.reason == NOT_FETCHED for fact in facts):
+            await self._settle_all(adapter, self._settle, [fact for fact in facts if isinstance(fact, PaymentEvent)])
             return False
         await self._settle_all(adapter, self._settle, facts)
         await session.close_fetched(unfetched.letter)

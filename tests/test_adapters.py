@@ -47,11 +47,21 @@ async def test_a_sample_is_authentic_and_pays_its_invoice(name: str) -> None:
     assert await adapter.is_authentic(delivery)
     if name in FETCHED:
         return  # its own tests have an API to ask
-    [event] = await adapter.facts(delivery)
+    event = (await adapter.facts(delivery))[-1]
     assert isinstance(event, PaymentEvent)
     assert (event.connection, event.kind, event.invoice_id, event.amount, event.currency) == (
         (name, "payment", 42, 5000, "EUR")
     )
+
+
+@pytest.mark.parametrize("pointer", ["/elsewhere/order", "/elsewhere"])
+async def test_a_sample_names_its_invoice_where_that_is_looked_for(name: str, pointer: str) -> None:
+    if name in {*FETCHED, "braintree", "paypal", "standard_webhooks"}:
+        pytest.skip("its sample names no invoice, or in its own place alone")
+    adapter = example(name, invoice=[pointer], invoice_is="reference")
+    event = (await adapter.facts(signed(adapter, adapter.sample("42", 5000, "EUR"))))[-1]
+    assert isinstance(event, PaymentEvent)
+    assert event.invoice_reference == "42"
 
 
 async def test_either_secret_of_a_rotation_verifies_and_no_other(name: str) -> None:

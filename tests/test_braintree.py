@@ -10,7 +10,8 @@ import pytest
 from multidict import CIMultiDict, MultiDict
 
 from service.adapters.adapter import Delivery
-from service.adapters.braintree import Braintree, _mac
+from service.adapters.braintree import Braintree
+from service.adapters.braintree_signature import _mac
 from service.database import DeadLetter, PaymentEvent
 from tests.providers import NOW, example, facts, payloads
 

@@ -66,6 +66,7 @@ async def test_the_vectors_of_others_agree(vector: dict[str, Any]) -> None:
         ("charge:confirmed", {"metadata": {"invoice_id": ["42"]}}, "unreadable"),
         ("charge:confirmed", {"payments": [paid("20.00"), paid("30.0", status="confirmed")]}, PAYMENT),
         ("charge:confirmed", {"payments": [paid("50"), paid("9.00", status="PENDING")]}, PAYMENT),
+        ("charge:confirmed", {"payments": [paid("50"), paid("0.00")]}, PAYMENT),
         ("charge:confirmed", {"payments": [paid("20.00"), paid("30.00", "USD")]}, "bad_amount"),
         ("charge:confirmed", {"payments": [paid("50.00", status="PENDING")]}, "bad_amount"),
         ("charge:confirmed", {"payments": []}, "bad_amount"),

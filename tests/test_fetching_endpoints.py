@@ -80,7 +80,7 @@ async def test_what_the_api_did_not_tell_is_asked_for_again_until_it_does(
 ) -> None:
     await add_invoice(db, 42)
     provider.answers["/payments/PM1"] = {"payments": PAYMENT | {"id": "PM1"}}
-    provider.answers["/payments/PM2"] = 500
+    provider.answers |= {"/payments/PM2": 500, "/payments/PM3": 500}
     file = tmp_path / "connections.toml"
     file.write_text(
         f"""
@@ -94,7 +94,7 @@ async def test_what_the_api_did_not_tell_is_asked_for_again_until_it_does(
     server = Process("service.server", database_url, CONNECTIONS_FILE=str(file), POLL_INTERVAL="0.1")
     async with aiohttp.ClientSession() as session:
         client = await server.up(session)
-        assert await gocardless(client, "PM1", "PM2") == (200, {"outcomes": ["applied", "not_fetched"]})
+        assert await gocardless(client, "PM1", "PM2", "PM3") == (200, {"outcomes": ["applied", "not_fetched"]})
         await db.execute("update dead_letters set died_at = died_at - interval '5 s'")  # due now, and in 5 s again
         async with asyncio.timeout(10):
             while provider.paths.count("/payments/PM2") < 2:
@@ -102,6 +102,11 @@ async def test_what_the_api_did_not_tell_is_asked_for_again_until_it_does(
         assert await db.fetchval("select attempts from dead_letters where resolution is null") == 1
         provider.answers["/payments/PM2"] = {"payments": PAYMENT | {"id": "PM2"}}
         await db.execute("update dead_letters set died_at = died_at - interval '5 s'")
+        async with asyncio.timeout(10):  # though of PM3 nothing is told
+            while await counts(db, "payment_events") != [2]:
+                await asyncio.sleep(0.05)
+        provider.answers["/payments/PM3"] = {"payments": PAYMENT | {"id": "PM3"}}
+        await db.execute("update dead_letters set died_at = died_at - interval '10 s'")
         async with asyncio.timeout(10):
             while not await db.fetchval("select exists (select from dead_letters where resolution = 'dismissed')"):
                 await asyncio.sleep(0.05)
@@ -109,8 +114,8 @@ async def test_what_the_api_did_not_tell_is_asked_for_again_until_it_does(
     assert status == 0, said
     assert "Traceback" not in said
     await db.fetch("select process_payment_queue()")
-    assert await db.fetchval("select amount_paid from invoices where id = 42") == 10000
-    assert await counts(db, "payment_events", "dead_letters") == [2, 1]
+    assert await db.fetchval("select amount_paid from invoices where id = 42") == 15000
+    assert await counts(db, "payment_events", "dead_letters") == [3, 1]
 
 
 async def test_a_delivery_is_claimed_by_one_at_growing_distances_for_two_days(

@@ -13,7 +13,7 @@ from service.adapters.adapter import Delivery
 from service.adapters.generic import Generic
 from service.database import DeadLetter, PaymentEvent
 from service.environment import SettingsError
-from tests.providers import EXAMPLES, NOW, example, facts, signed, vectors
+from tests.providers import EXAMPLES, NOW, example, facts, in_short, signed, vectors
 
 BODY = b'{"a": 1}'
 KEY = "first secret"
@@ -175,6 +175,13 @@ async def test_an_event_is_what_is_configured(kind: str, data: dict[str, Any], f
         ({"amount_unit": "decimal"}, {"amount": "10.005"}, "bad_amount"),  # 80
         ({"amount_unit": "decimal"}, {"amount": "10.50", "currency": "JPY"}, "bad_amount"),  # 81
         ({"amount_unit": "decimal"}, {"amount": 10.5}, "bad_amount"),
+        ({"amount_unit": "number"}, {"amount": 50}, ("e1", "payment", 5000, "EUR", "p1", 42)),
+        ({"amount_unit": "number"}, {"amount": 50.29}, ("e1", "payment", 5029, "EUR", "p1", 42)),
+        ({"amount_unit": "number"}, {"amount": 50.5, "currency": "JPY"}, "bad_amount"),
+        ({"amount_unit": "number"}, {"amount": 9.999}, "bad_amount"),
+        ({"amount_unit": "number"}, {"amount": 1e40}, "bad_amount"),
+        ({"amount_unit": "number"}, {"amount": "50"}, "bad_amount"),
+        ({"amount_unit": "number"}, {"amount": True}, "bad_amount"),
         ({"amount_unit": "minor_text"}, {"amount": "5000"}, ("e1", "payment", 5000, "EUR", "p1", 42)),
         ({"amount_unit": "minor_text"}, {"amount": "\uff11\uff12"}, "bad_amount"),  # 77
         ({"amount_unit": "minor_text"}, {"amount": 5000}, "bad_amount"),
@@ -196,11 +203,20 @@ async def test_places_and_units_are_settings(settings: dict[str, Any], data: dic
     assert await what("paid", DATA | data, more={"live": True}, **settings) == fact
 
 
+async def test_a_body_may_hold_several_events() -> None:
+    events = [{"id": f"e{n}", "type": "paid", "data": DATA | {"payment": f"p{n}"}} for n in (1, 2)]
+    found = await facts(example("generic", events="/batch"), {"batch": [events[0], "junk", events[1]]})
+    assert in_short(found) == [
+        ("payment", 5000, "EUR", "p1", 42), ("unreadable",), ("payment", 5000, "EUR", "p2", 42),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         {"amount_unit": "decimal", "amount": ["/x/0/value", "/data/amount"]},
         {"amount_unit": "minor_text", "currency": [], "currency_code": "EUR"},
+        {"amount_unit": "number", "events": "/batch/events"},
         {"event_type": ["/type", "/data/a~1b"], "kinds": {"paid:done": "payment"}, "live": "/live", "mode": "test"},
     ],
 )
@@ -237,7 +253,10 @@ async def test_a_sample_is_of_the_configured_shape(settings: dict[str, Any]) -> 
         ("kinds", {"kinds": "payment"}),
         ("currency_code", {"currency": []}),
         ("currency_code", {"currency_code": "EUR"}),
+        ("kinds", {"kinds": "a:b"}),
         ("exponents", {"exponents": {"UGX": "many"}}),
+        ("exponents", {"exponents": {"ugx": 2}}),
+        ("exponents", {"exponents": {"UGX": 2}, "amount_unit": "decimal"}),
         ("account", {"account": "a"}),
         ("live", {"mode": "test"}),
         ("hedaer", {"hedaer": "X"}),

@@ -42,6 +42,10 @@ async def what(adapter: Adapter, *events: Any) -> list[tuple[Any, ...]]:
     return in_short(await facts(adapter, {"events": list(events)}))
 
 
+async def test_an_event_of_an_export_is_read_as_one_of_a_webhook(adapter: Adapter) -> None:
+    assert in_short(await facts(adapter, event("payments", "confirmed"))) == [PAID]
+
+
 @pytest.mark.parametrize("vector", vectors("gocardless"))
 async def test_the_vectors_of_others_agree(vector: dict[str, Any]) -> None:
     delivery = Delivery(CIMultiDict(vector["headers"]), vector["body"].encode(), NOW)

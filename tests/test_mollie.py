@@ -87,7 +87,7 @@ async def what(adapter: Adapter, body: bytes | dict[str, Any]) -> list[tuple[Any
         ({"mode": "test"}, [("wrong_mode",)]),  # 92
         ({"mode": None}, [("unreadable",)]),
         ({"status": 1}, [("unreadable",)]),
-        ({"_embedded": {"refunds": {}}}, [("unreadable",)]),
+        ({"_embedded": {"refunds": {}}}, [PAID, ("unreadable",)]),
         ({"_embedded": {"refunds": []}}, [PAID]),
         *(
             ({"_embedded": {"refunds": [REFUND | {"status": status}]}}, [PAID])
@@ -220,12 +220,14 @@ def event(kind: str, name: str, **fields: Any) -> dict[str, Any]:
 
 
 async def test_what_a_signed_event_is_about(provider: ProviderApi) -> None:
-    provider.answers["/v2/payment-links/pl_1/payments"] = {"_embedded": {"payments": [{"id": "tr_1"}]}}
+    provider.answers["/v2/payment-links/pl_1/payments?limit=250"] = {"_embedded": {"payments": [PAYMENT]}}
     adapter = example("mollie", api_url=provider.url)
     assert await what(adapter, event("payment.paid", "tr_1")) == [PAID]
     assert await what(adapter, event("payment-link.paid", "pl_1")) == [PAID]
     refunded = event("refund.refunded", "re_1", _embedded={"entity": {"id": "re_1", "paymentId": "tr_1"}})
     assert await what(adapter, refunded) == [PAID]
+    charged_back = event("chargeback.received", "chb_1", _embedded={"entity": {"id": "chb_1", "paymentId": "tr_1"}})
+    assert await what(adapter, charged_back) == [PAID]
     assert await what(adapter, event("refund.refunded", "re_1")) == [("unreadable",)]
     assert await what(adapter, event("payment.paid", "..")) == [("unreadable",)]
     assert await what(adapter, event("payment-link.paid", "pl_2")) == [("not_found",)]

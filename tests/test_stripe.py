@@ -124,6 +124,8 @@ async def test_another_scheme_is_no_signature() -> None:
         ),
         ("invoice.paid", PAID | {"payment_intent": "pi_1"}, [("link", "pi_1", 42), ("link", "in_1", 42)]),
         ("invoice.paid", PAID | {"payment_intent": None}, [("no_payment_intent",)]),
+        ("invoice.paid", PAID | {"payment_intent": "pi_1", "paid_out_of_band": True}, [("no_payment_intent",)]),
+        ("invoice.paid", PAID | {"total": -500, "amount_paid": 0}, [("link", "in_1", 42)]),  # a credit
         ("invoice.paid", PAID | {"amount_paid": 0}, [("no_payment_intent",)]),
         ("invoice.paid", PAID, [("link", "in_1", 42)]),
         (

@@ -12,7 +12,7 @@ from multidict import CIMultiDict, MultiMapping
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from service.adapters.money import Money
-from service.adapters.payload import Payload, UnusableError, is_storable
+from service.adapters.payload import Payload, UnusableError, is_storable, put
 from service.database import DeadLetter, Link, PaymentEvent
 
 MIN_SECRET = 8
@@ -59,6 +59,16 @@ def _listed(value: object) -> object:
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
+def _pairs(value: object) -> object:
+    """An environment variable's `name=value,…`, as the table that a TOML file would have."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.rpartition("=") for part in value.split(",")]
+    if not all(name for name, _, _ in pairs):
+        raise ValueError("expected name=word, and commas between several")
+    return {name.strip(): word.strip() for name, _, word in pairs}
+
+
 def _long_enough(secret: str) -> str:
     if len(secret.strip()) < MIN_SECRET:
         raise ValueError(f"a secret has at least {MIN_SECRET} characters; copy it whole from the provider's pages")
@@ -74,7 +84,10 @@ def _pointer(pointer: str) -> str:
 Secret: TypeAlias = Annotated[str, AfterValidator(_long_enough)]
 Secrets: TypeAlias = Annotated[tuple[Secret, ...], BeforeValidator(_listed), Field(min_length=1, repr=False)]
 Names: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-Pointers: TypeAlias = Annotated[tuple[Annotated[str, AfterValidator(_pointer)], ...], BeforeValidator(_listed)]
+Pairs = BeforeValidator(_pairs)
+CurrencyCode: TypeAlias = Annotated[str, Field(pattern="^[A-Z]{3}$")]
+Pointer: TypeAlias = Annotated[str, AfterValidator(_pointer)]
+Pointers: TypeAlias = Annotated[tuple[Pointer, ...], BeforeValidator(_listed)]
 
 
 class Adapter(BaseModel, ABC):
@@ -127,6 +140,10 @@ class Adapter(BaseModel, ABC):
     @abstractmethod
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         """A body that pays an invoice, `amount` in the provider's minor units, to try a setup without the provider."""
+
+    def naming(self, invoice: str, sample: dict[str, Any]) -> dict[str, Any]:
+        """The sample with the invoice where our pointers look first."""
+        return put(sample, self.invoice[0], invoice)
 
     def sign(self, body: bytes, now: float) -> Mapping[str, str]:  # noqa: ARG002 - most sign in headers
         """The headers that make a sample authentic; none where it is signed within. Raises CannotSignError."""

@@ -5,7 +5,7 @@ the payment's pspReference: the merchantReference of a capture or a refund may b
 """
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from service.adapters import money
 from service.adapters.adapter import Adapter, Delivery, Names, Pointers, as_json
@@ -46,12 +46,12 @@ class Adyen(Adapter):
             return False
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
-        item = {
+        item: dict[str, Any] = {
             "eventCode": "CAPTURE" if "*" in self.manual_capture else "AUTHORISATION", "success": "true",
-            "pspReference": f"SAMPLE{invoice}".replace(":", "-"), "merchantReference": invoice,
-            "merchantAccountCode": self.account, "paymentMethod": "sample",
-            "amount": {"value": amount, "currency": currency},
+            "pspReference": f"SAMPLE{invoice}".replace(":", "-"), "merchantAccountCode": self.account,
+            "paymentMethod": "sample", "amount": {"value": amount, "currency": currency},
         }  # fmt: skip
+        self.naming(invoice, item)
         item["additionalData"] = {"hmacSignature": signature(self.webhook_secrets[0], Payload(item))}
         live = "true" if self.mode == "live" else "false"
         return as_json({"live": live, "notificationItems": [{"NotificationRequestItem": item}]})

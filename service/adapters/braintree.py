@@ -5,62 +5,32 @@ Braintree tells of settled transactions only for bank debits (ACH, SEPA); disput
 """
 
 import base64
-import hashlib
-import re
 from collections.abc import Iterable
-from urllib.parse import parse_qs, urlencode
 from xml.sax.saxutils import escape
 
-from multidict import MultiMapping
-from pydantic import Field
-
 from service.adapters import money, strict_xml
-from service.adapters.adapter import Adapter, Delivery, Pointers
+from service.adapters.adapter import Pointers
+from service.adapters.braintree_signature import SignedForms, form
 from service.adapters.payload import Payload, UnusableError
-from service.adapters.signatures import is_any_of, mac
 from service.database import PaymentEvent
 
-_CHALLENGE = re.compile(r"[a-f0-9]{20,32}", re.ASCII)
 _SAMPLE = """<notification><kind>transaction_settled</kind><subject><transaction><id>sample{}</id><type>sale</type>
 <amount>{}</amount><currency-iso-code>{}</currency-iso-code><merchant-account-id>{}</merchant-account-id>
 <order-id>{}</order-id></transaction></subject></notification>"""
 
 
-class Braintree(Adapter):
-    """`webhook_secrets` are private keys of the API, and `public_key` is the first one's public key.
-
-    `account` is the id of a merchant account.
-    """
-
-    methods = ("GET", "POST")
+class Braintree(SignedForms):
+    """`account` is the id of a merchant account."""
 
     invoice: Pointers = ("/notification/subject/transaction/order-id",)
-    public_key: str = Field(min_length=1, max_length=255)
-
-    async def is_authentic(self, delivery: Delivery) -> bool:
-        signatures, payload = _form(delivery.body)
-        given = [pair.rpartition("|")[2] for pair in signatures.split("&")]
-        messages = (payload, payload + "\n")  # as Braintree's own libraries do: some remove the last newline
-        return bool(payload) and is_any_of(
-            given, (_mac(key, message) for key in self.webhook_secrets for message in messages)
-        )
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         values = (invoice, money.to_decimal(amount, currency), currency, self.account or "", invoice)
-        payload = base64.encodebytes(_SAMPLE.format(*map(escape, values)).encode()).decode()
-        signature = f"{self.public_key}|{_mac(self.webhook_secrets[0], payload)}"
-        return urlencode({"bt_signature": signature, "bt_payload": payload}).encode()
-
-    def challenge(self, query: MultiMapping[str]) -> str | None:
-        """The proof that we have the key. Nothing but a challenge is signed: the same key signs notifications."""
-        given = query.getall("bt_challenge", [])
-        if len(given) != 1 or not _CHALLENGE.fullmatch(given[0]):
-            return None
-        return f"{self.public_key}|{_mac(self.webhook_secrets[0], given[0])}"
+        return self.signed(_SAMPLE.format(*map(escape, values)))
 
     def items(self, body: bytes) -> Iterable[Payload]:
         try:
-            return [Payload(strict_xml.parse(base64.b64decode(_form(body)[1])))]
+            return [Payload(strict_xml.parse(base64.b64decode(form(body)[1])))]
         except ValueError as error:
             raise UnusableError("unreadable", f"bt_payload is not the base64 of XML: {error}") from None
 
@@ -95,20 +65,6 @@ class Braintree(Adapter):
         invoice = (None, None) if parent else None  # a refund may have an order id of its own
         time, event_id = "/notification/timestamp", f"{reference}:{kind}"
         return self.event(item, event_id, kind, got, reference, parent=parent, invoice=invoice, time=time)
-
-
-def _mac(private_key: str, message: str) -> str:
-    return mac(hashlib.sha1(private_key.encode(), usedforsecurity=False).digest(), message.encode(), "sha1")
-
-
-def _form(body: bytes) -> tuple[str, str]:
-    """The form's bt_signature and bt_payload; empty where there is not one of each."""
-    try:
-        form = parse_qs(body.decode("ascii"), strict_parsing=True, errors="strict", max_num_fields=8)
-        [signature], [payload] = form["bt_signature"], form["bt_payload"]
-    except (ValueError, KeyError):
-        return "", ""
-    return signature, payload
 
 
 def _had_settled(transaction: Payload) -> bool:

@@ -40,12 +40,12 @@ class Checkout(HmacAdapter):
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         host = "api.checkout.com" if self.mode == "live" else "api.sandbox.checkout.com"
-        data = {"action_id": f"act_sample_{invoice}", "amount": amount, "currency": currency, "reference": invoice}
-        return as_json({
+        data = {"action_id": f"act_sample_{invoice}", "amount": amount, "currency": currency}
+        return as_json(self.naming(invoice, {
             "id": f"evt_sample_{invoice}", "type": "payment_captured",
             "data": data | {"processing_channel_id": self.account},
             "_links": {"self": {"href": f"https://{host}/workflows/events/evt_sample_{invoice}"}},
-        })  # fmt: skip
+        }))  # fmt: skip
 
     def translate(self, item: Payload) -> Iterable[PaymentEvent | Link]:
         name, data = item.text("/type"), item.part("/data")

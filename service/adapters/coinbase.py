@@ -24,10 +24,11 @@ class Coinbase(HmacAdapter):
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         local = {"amount": money.to_decimal(amount, currency), "currency": currency}
         charge = {
-            "code": f"SAMPLE{invoice}", "metadata": {"invoice_id": invoice},
+            "code": f"SAMPLE{invoice}",
             "payments": [{"status": "CONFIRMED", "transaction_id": f"0x{invoice}", "value": {"local": local}}],
         }  # fmt: skip
-        return as_json({"event": {"id": f"sample_{invoice}", "type": "charge:confirmed", "data": charge}})
+        event = {"id": f"sample_{invoice}", "type": "charge:confirmed", "data": charge}
+        return as_json({"event": self.naming(invoice, event)})
 
     def translate(self, item: Payload) -> Iterable[PaymentEvent]:
         event = item.part("/event")
@@ -41,7 +42,7 @@ def _paid(charge: Payload) -> money.Money:
     paid = [
         money.from_decimal(payment.get("/value/local/amount"), payment.get("/value/local/currency"))
         for payment in charge.parts("/payments")
-        if str(payment.get("/status")).upper() == "CONFIRMED"
+        if str(payment.get("/status")).upper() == "CONFIRMED" and not money.is_zero(payment.get("/value/local/amount"))
     ]
     currencies = {part.currency for part in paid}
     if len(currencies) != 1:

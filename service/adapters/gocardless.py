@@ -49,7 +49,9 @@ class GoCardless(HmacAdapter, FetchingAdapter):
         return as_json({"events": [event | {"links": {"payment": f"PM_sample_{invoice}"}}]})
 
     def items(self, body: bytes) -> Iterable[Payload]:
-        return Payload.of_json(body).parts("/events")
+        """A webhook's events, or the one that a line of an export is."""
+        whole = Payload.of_json(body)
+        return [whole] if "resource_type" in whole.value else whole.parts("/events")
 
     async def complete(self, item: Payload) -> Payload:
         """The event, with its payment or refund as /resource."""

@@ -24,10 +24,10 @@ class LemonSqueezy(HmacAdapter):
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         order = {"status": "paid", "total": amount, "currency": currency, "store_id": self.account}
         meta = {"event_name": "order_created", "test_mode": self.mode == "test"}
-        return as_json({
-            "meta": meta | {"custom_data": {"invoice_id": invoice}},
+        return as_json(self.naming(invoice, {
+            "meta": meta,
             "data": {"type": "orders", "id": f"sample_{invoice}", "attributes": order},
-        })  # fmt: skip
+        }))  # fmt: skip
 
     def translate(self, item: Payload) -> Iterable[PaymentEvent]:
         name = item.text("/meta/event_name")

@@ -55,6 +55,13 @@ def from_decimal(value: object, currency: object) -> Money:
     return _checked(Decimal(value).scaleb(_exponent(code)), code)
 
 
+def from_number(value: object, currency: object) -> Money:
+    """The money of a JSON number such as 10.5, exact as strict_json.parse() has it. Raises UnusableError."""
+    if type(value) is not int and not isinstance(value, Decimal):
+        raise UnusableError("bad_amount", f"the amount {_shown(value)} is not a number such as 10.5")
+    return from_decimal(str(value), currency)
+
+
 def is_zero(value: object) -> bool:
     """Whether an amount is nothing, as 0, "0" or "0.00": what reports it moved no money."""
     return (type(value) is int and value == 0) or (isinstance(value, str) and _ZERO.fullmatch(value) is not None)
@@ -100,4 +107,4 @@ def _exponent(code: str) -> int:
 
 
 def _shown(value: object) -> str:
-    return repr(value)[:40]
+    return (str(value) if isinstance(value, Decimal) else repr(value))[:40]

@@ -37,10 +37,10 @@ class Paddle(HmacAdapter):
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         totals = {"grand_total": str(amount), "currency_code": currency}
         transaction = {"id": f"txn_sample_{invoice}", "status": "completed", "details": {"totals": totals}}
-        return as_json({
+        return as_json(self.naming(invoice, {
             "event_id": f"evt_sample_{invoice}", "event_type": "transaction.completed",
-            "data": transaction | {"currency_code": currency, "custom_data": {"invoice_id": invoice}},
-        })  # fmt: skip
+            "data": transaction | {"currency_code": currency},
+        }))  # fmt: skip
 
     def translate(self, item: Payload) -> Iterable[PaymentEvent]:
         match item.text("/event_type"):

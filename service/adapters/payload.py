@@ -1,6 +1,6 @@
 """What a provider sent, read field by field: each is what it should be, or the reason why the event is of no use."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Self
@@ -72,25 +72,31 @@ class Payload:
             raise self.unreadable(pointer, "an array")
         return [type(self)(value, f"{self.at}{pointer}/{position}") for position, value in enumerate(values)]
 
-    def text(self, pointer: str) -> str:
-        """The text there: 1 to 255 characters that PostgreSQL can store."""
+    def optional_parts(self, pointer: str) -> Iterable[Self]:
+        """As parts(); none where there is no array."""
+        return () if self.get(pointer) is None else self.parts(pointer)
+
+    def text(self, *pointers: str) -> str:
+        """The text at the first of these places that holds something: 1 to 255 characters that PostgreSQL can store."""
+        pointer = self._chosen(pointers)
         value = self.get(pointer)
         if not isinstance(value, str) or not is_storable(value):
             raise self.unreadable(pointer, f"text of 1 to {MAX_TEXT} characters")
         return value
 
-    def identifier(self, pointer: str) -> str:
+    def identifier(self, *pointers: str) -> str:
         """As text(), of an id that may be written as an integer."""
+        pointer = self._chosen(pointers)
         value = self.get(pointer)
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else self.text(pointer)
 
     def optional_text(self, *pointers: str) -> str | None:
-        """As text(), at the first of these places that holds something; None where none does."""
+        """As text(); None where none of these places holds anything."""
         pointer = self.first(pointers)
         return None if pointer is None else self.text(pointer)
 
     def optional_identifier(self, *pointers: str) -> str | None:
-        """As identifier(), at the first of these places that holds something; None where none does."""
+        """As identifier(); None where none of these places holds anything."""
         pointer = self.first(pointers)
         return None if pointer is None else self.identifier(pointer)
 
@@ -108,21 +114,26 @@ class Payload:
             if isinstance(value, str):
                 time = datetime.fromisoformat(value)
                 return time.astimezone(UTC) if time.tzinfo else None
-            return datetime.fromtimestamp(value, UTC)
+            return datetime.fromtimestamp(float(value), UTC)
         except (TypeError, ValueError, OverflowError, OSError):
             return None
+
+    def _chosen(self, pointers: Sequence[str]) -> str:
+        return pointers[0] if len(pointers) == 1 else self.first(pointers) or pointers[0]
 
     def unreadable(self, pointer: str, expected: str) -> UnusableError:
         """The error for a value that is not what it should be."""
         return UnusableError("unreadable", f"{self.at}{pointer} is not {expected}")
 
 
-def put(body: dict[str, Any], pointer: str, value: object) -> None:
-    """Make `value` what stands at the pointer, within objects."""
+def put(body: dict[str, Any], pointer: str, value: object) -> dict[str, Any]:
+    """The body, changed so that `value` stands at the pointer, within objects."""
     *path, last = _tokens(pointer)
+    place = body
     for token in path:
-        body = body.setdefault(token, {})
-    body[last] = value
+        place = place.setdefault(token, {})
+    place[last] = value
+    return body
 
 
 def _element(value: Any, token: str) -> Any:

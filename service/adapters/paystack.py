@@ -28,8 +28,7 @@ class Paystack(HmacAdapter):
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         charge = {"reference": f"sample_{invoice}", "amount": amount, "currency": currency, "status": "success"}
-        more = {"domain": self.mode, "metadata": {"invoice_id": invoice}}
-        return as_json({"event": "charge.success", "data": charge | more})
+        return as_json(self.naming(invoice, {"event": "charge.success", "data": charge | {"domain": self.mode}}))
 
     def translate(self, item: Payload) -> Iterable[PaymentEvent]:
         report = self._reports.get(item.text("/event"))

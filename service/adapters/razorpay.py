@@ -31,10 +31,10 @@ class Razorpay(HmacAdapter):
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         payment = {"id": f"pay_sample_{invoice}", "amount": amount, "currency": currency, "status": "captured"}
-        return as_json({
+        return as_json(self.naming(invoice, {
             "entity": "event", "event": "payment.captured", "account_id": self.account,
-            "payload": {"payment": {"entity": payment | {"notes": {"invoice_id": invoice}}}},
-        })  # fmt: skip
+            "payload": {"payment": {"entity": payment}},
+        }))  # fmt: skip
 
     def translate(self, item: Payload) -> Iterable[PaymentEvent | Link]:
         report = self._reports.get(item.text("/event"))

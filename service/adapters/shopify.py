@@ -1,9 +1,8 @@
 """Shopify: https://shopify.dev/docs/api/webhooks/latest and https://shopify.dev/docs/apps/build/webhooks.
 
 No signature covers the headers that say which topic and which event a webhook is. What it is, its own shape tells, and
-its id is made of what it is about; so orders/updated for a paid order is the same event as orders/paid.
-
-Money is counted as the customer sees it (presentment money): refunds and disputes come in nothing else.
+its id is made of what it is about; so orders/updated for a paid order is the same event as orders/paid. Money is
+counted as the customer sees it (presentment money): refunds and disputes come in nothing else.
 """
 
 from collections.abc import Iterable
@@ -11,12 +10,12 @@ from typing import Any, ClassVar
 
 from service.adapters import money
 from service.adapters.adapter import Pointers, as_json
-from service.adapters.payload import Payload
+from service.adapters.payload import Payload, UnusableError
 from service.adapters.signatures import HmacAdapter, HmacScheme
 from service.database import PaymentEvent
 
 LOSSES = ("needs_response", "under_review", "accepted", "lost")
-"""States of a chargeback in which the bank has the money; the others but "won" never moved any."""
+"""States of a chargeback in which the bank has the money."""
 
 
 class Shopify(HmacAdapter):
@@ -29,24 +28,23 @@ class Shopify(HmacAdapter):
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         paid = {"amount": money.to_decimal(amount, currency), "currency_code": currency}
-        return as_json({
+        sample = self.naming(invoice, {
             "id": f"sample_{invoice}", "financial_status": "paid", "test": self.mode == "test", "line_items": [],
             "total_price_set": {"presentment_money": paid},
-            "note_attributes": [{"name": "invoice_id", "value": invoice}],
         })  # fmt: skip
+        notes = [{"name": name, "value": value} for name, value in sample.get("note_attributes", {}).items()]
+        return as_json(sample | {"note_attributes": notes})
 
     def items(self, body: bytes) -> Iterable[Payload]:
         """A refund's transactions one by one: they can be in several states."""
         [item] = super().items(body)
         if "refund_line_items" in item.value:
             return item.parts("/transactions")
-        if not item.value:
-            raise item.unreadable("", "anything of Shopify's")
         return [item]
 
     def translate(self, item: Payload) -> Iterable[PaymentEvent]:
-        if not isinstance(item.value, dict):
-            raise item.unreadable("", "a JSON object")
+        if not isinstance(item.value, dict) or not item.value:
+            raise item.unreadable("", "an object of Shopify's")
         keys = item.value.keys()
         if {"financial_status", "line_items"} <= keys:
             return self._order(item)
@@ -57,12 +55,14 @@ class Shopify(HmacAdapter):
         return ()
 
     def _order(self, order: Payload) -> Iterable[PaymentEvent]:
-        if order.get("/financial_status") != "paid":
+        if order.get("/financial_status") not in {"paid", "partially_refunded", "refunded"}:
             return
+        if not money.is_zero(order.get("/total_outstanding") or 0):
+            raise UnusableError("not_completed", "the order was refunded before all of it was paid")
         self.require_mode(live=not order.flag("/test"))
-        total = order.part("/total_price_set/presentment_money")
-        amount, currency = total.get("/amount"), total.get("/currency_code")
-        if total.value is None:  # an old API version, from when a shop had one currency
+        total = "/total_price_set/presentment_money"
+        amount, currency = order.get(f"{total}/amount"), order.get(f"{total}/currency_code")
+        if order.get(total) is None:  # an old API version, from when a shop had one currency
             amount, currency = order.get("/total_price"), order.get("/currency")
         if not money.is_zero(amount):  # a discount may pay for all of an order
             named = Payload(order.value | {"note_attributes": _by_name(order.get("/note_attributes"))}, order.at)
@@ -82,6 +82,8 @@ class Shopify(HmacAdapter):
                 yield self._undoing(dispute, "chargeback", "/initiated_at")
             case "chargeback", "won":
                 yield self._undoing(dispute, "chargeback_reversal", "/finalized_on")
+            case "chargeback", "prevented":
+                raise UnusableError("dispute_prevented", "look in Shopify whether the payment was given back")
 
     def _undoing(self, item: Payload, kind: str, time: str) -> PaymentEvent:
         reference = item.identifier("/id")

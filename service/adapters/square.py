@@ -37,11 +37,11 @@ class Square(HmacAdapter):
         return HmacScheme("x-square-hmacsha256-signature", encoding="base64", signed=f"{self.notification_url}{{body}}")
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
-        payment = {"id": f"sample-{invoice}", "status": "COMPLETED", "reference_id": invoice}
-        return as_json({
+        payment = {"id": f"sample-{invoice}", "status": "COMPLETED"}
+        return as_json(self.naming(invoice, {
             "merchant_id": self.account, "type": "payment.updated", "event_id": f"sample-event-{invoice}",
             "data": {"object": {"payment": payment | {"total_money": {"amount": amount, "currency": currency}}}},
-        })  # fmt: skip
+        }))  # fmt: skip
 
     def translate(self, item: Payload) -> Iterable[PaymentEvent]:
         match item.text("/type"):

@@ -10,11 +10,13 @@ class JsonError(ValueError):
 
 
 def parse(body: bytes) -> Any:
-    """The value of `body`. Integers are exact; a number with a point or an exponent is a float, which no amount may be.
+    """The value of `body`. Every number is exact: an int, or a Decimal where it has a point or an exponent.
 
     Raises JsonError.
     """
     try:
-        return jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
+        return jiter.from_json(
+            body, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys", float_mode="decimal"
+        )
     except ValueError as error:
         raise JsonError(str(error)) from None

@@ -27,14 +27,13 @@ class Stripe(HmacAdapter):
 
     def sample(self, invoice: str, amount: int, currency: str) -> bytes:
         intent = {"id": f"pi_sample_{invoice}", "amount_received": amount, "currency": currency}
-        return as_json({
+        return as_json(self.naming(invoice, {
             "id": f"evt_sample_{invoice}", "type": "payment_intent.succeeded", "livemode": self.mode == "live",
-            "account": self.account, "data": {"object": intent | {"metadata": {"invoice_id": invoice}}},
-        })  # fmt: skip
+            "account": self.account, "data": {"object": intent},
+        }))  # fmt: skip
 
     def translate(self, item: Payload) -> Iterable[PaymentEvent | Link]:
-        report = self._reports.get(item.text("/type"))
-        if report is None:
+        if (report := self._reports.get(item.text("/type"))) is None:
             return ()
         self.require_mode(live=item.flag("/livemode"))
         if item.get("/account") not in (None, self.account) and self.account != "*":  # our own account's do not say
@@ -59,11 +58,10 @@ class Stripe(HmacAdapter):
         taken, given = ([move for move in moves if sign * move.get("/amount") > 0] for sign in (-1, 1))
         if not taken or not (withdrawn or given):
             raise UnusableError("bad_amount", "no balance transaction of the dispute says how much was moved")
-        moved = (taken if withdrawn else given)[-1]
+        moved, kind = (taken[-1], "chargeback") if withdrawn else (given[-1], "chargeback_reversal")
         is_exchanged = moved.get("/currency") not in (None, dispute.get("/currency"))  # into the account's currency
         amount = dispute.get("/amount") if is_exchanged else abs(moved.get("/amount"))
-        stage = f"{dispute.text('/id')}/{len(taken)}"
-        yield self._moved(item, "chargeback" if withdrawn else "chargeback_reversal", amount, stage)
+        yield self._moved(item, kind, amount, f"{dispute.text('/id')}/{len(taken)}")
 
     def _moved(self, item: Payload, kind: str, amount: object, reference: str) -> PaymentEvent:
         got = money.from_minor(amount, item.get("/data/object/currency"), EXPONENTS)
@@ -78,7 +76,8 @@ class Stripe(HmacAdapter):
     def _invoice(self, item: Payload, invoice: Payload) -> Iterable[Link]:
         reference = invoice.text("/id")
         names_intent = "payment_intent" in invoice.value  # before API version 2025-03-31; since then _invoice_payment
-        _require_intent(invoice, invoice.get("/total") if names_intent or invoice.get("/amount_paid") == 0 else 0)
+        paid = Payload(None) if invoice.get("/paid_out_of_band") is True else invoice
+        _require_intent(paid, invoice.get("/total") if names_intent or invoice.get("/amount_paid") == 0 else 0)
         return self.links(item, invoice.get("/payment_intent"), reference)
 
     def _invoice_payment(self, _: Payload, paid: Payload) -> Iterable[Link]:
@@ -96,5 +95,5 @@ class Stripe(HmacAdapter):
 
 
 def _require_intent(payload: Payload, amount: object) -> None:
-    if amount not in (None, 0) and payload.get("/payment_intent") is None:
+    if isinstance(amount, int) and amount > 0 and payload.get("/payment_intent") is None:
         raise UnusableError("no_payment_intent", f"{amount} was paid outside a payment intent: by hand, from credit")

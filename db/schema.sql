@@ -297,7 +297,7 @@ begin
             set constraints all immediate;    -- deferred constraint triggers raise here, where it can be told which event it was
             v_from := v_to + 1;
             v_ends := v_ends[2:];
-        exception when others then
+        exception when assert_failure or others then    -- others alone leaves out a failed ASSERT
             if left(sqlstate, 2) in ('25', '40', '53', '57', '58') or sqlstate = '55P03' then
                 raise;    -- not the event's fault: a deadlock, a lock or statement time-out, a full disk, a server that has become a standby
             end if;
@@ -413,6 +413,28 @@ $$;
 --
 
 COMMENT ON FUNCTION public.apply_payment_events(p_event_ids text[], p_invoice_ids bigint[], p_amounts bigint[], p_kinds text[], p_currencies text[], p_connections text[], p_references text[], p_parent_references text[], p_invoice_references text[], p_occurred_at timestamp with time zone[], p_bodies bytea[], p_content_types text[], p_deliveries integer[], p_park boolean, p_wait boolean) IS 'Applies a batch of events now: one row for each, in input order. It leaves the books that single calls in that order would (where a trigger of yours raises, in the order of their ids). Arrays run in parallel, a missing one takes its defaults (see apply_payment_event). A bad event never spoils the others: unknown_invoice, currency_mismatch, amount_out_of_range, invalid and failed (a trigger of yours raised) store nothing. With p_park whatever is valid is stored: it waits for its invoice, is retried, or becomes a dead letter. Without p_wait an event whose invoice is locked comes back busy, nothing stored. p_bodies are the requests they came in; p_deliveries says in which, by position. Deferred constraints of the transaction are checked at once.';
+
+
+--
+-- Name: as_invoice_id(text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.as_invoice_id(p_text text) RETURNS bigint
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'public', 'pg_temp'
+    AS $_$
+begin
+    return case when p_text ~ '^-?[0-9]{1,19}$' then
+               case when p_text::numeric between -9223372036854775808 and 9223372036854775807 then p_text::bigint end end;
+end
+$_$;
+
+
+--
+-- Name: FUNCTION as_invoice_id(p_text text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.as_invoice_id(p_text text) IS 'The invoices.id that a text is; null where it is none.';
 
 
 --
@@ -645,6 +667,7 @@ declare
     v_states text[];
     v_events payment_events[];
     v_known boolean;
+    v_queued integer;
     v_outcomes payment_event_outcome[];
 begin
     select array_agg(n.invoice_id),
@@ -664,6 +687,12 @@ begin
     insert into payment_queue (id)
     select e.id from unnest(p_events) with ordinality e
     where v_states[e.ordinality] = 'ready' and v_events[e.ordinality].id = e.id;
+    get diagnostics v_queued = row_count;
+    if v_queued < (case when v_known then (select count(*) from unnest(p_events) with ordinality e
+                                           where v_states[e.ordinality] = 'ready' and v_events[e.ordinality].id = e.id)
+                        else cardinality(p_events) end) then
+        perform raise_kept_back('payment_queue');
+    end if;
 
     if not v_known then
         return array(select row(e.id, v_invoice_ids[e.ordinality], 'queued', null)::payment_event_outcome
@@ -890,6 +919,11 @@ begin
     return array(
         select coalesce(
             (select a.invoice_id from reassigned_events a where a.id = e.id),
+            case when e.kind <> 'payment' and num_nonnulls(e.invoice_id, e.invoice_reference) > 0 then (    -- a payment given to another takes along what is about it
+                select a.invoice_id from reassigned_events a where a.id = (
+                    select p.id from payments p
+                    where p.connection = e.connection and p.kind = movement_kind(e.kind)
+                      and p.reference = movement_reference(e.kind, e.reference, e.parent_reference))) end,
             e.invoice_id,
             case when e.invoice_reference is not null
                 then (select r.invoice_id from invoice_references r where r.connection = e.connection and r.reference = e.invoice_reference)
@@ -907,7 +941,7 @@ $$;
 -- Name: FUNCTION find_invoices(p_events public.payment_events[]); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.find_invoices(p_events public.payment_events[]) IS 'The invoice of each event: the one an operator gave it to, else the one it names, else that of the posted movement it is about; null where there is none (yet).';
+COMMENT ON FUNCTION public.find_invoices(p_events public.payment_events[]) IS 'The invoice of each event: the one an operator gave it to, or the posted movement it is about, else the one it names, else that of the posted movement it is about; null where there is none (yet).';
 
 
 --
@@ -917,14 +951,14 @@ COMMENT ON FUNCTION public.find_invoices(p_events public.payment_events[]) IS 'T
 CREATE FUNCTION public.find_named_invoices(p_text text) RETURNS SETOF bigint
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'public', 'pg_temp'
-    AS $_$
+    AS $$
 begin
     return query
     select r.invoice_id from invoice_references r where r.reference = p_text
     union
-    select i.id from invoices i where i.id = case when p_text ~ '^[0-9]{1,18}$' then p_text::bigint end;
+    select i.id from invoices i where i.id = as_invoice_id(p_text);
 end
-$_$;
+$$;
 
 
 --
@@ -941,7 +975,7 @@ COMMENT ON FUNCTION public.find_named_invoices(p_text text) IS 'The ids of the i
 CREATE FUNCTION public.find_payment_events(p_text text) RETURNS SETOF bigint
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path TO 'public', 'pg_temp'
-    AS $_$
+    AS $$
 begin
     return query
     select f.id from (
@@ -953,17 +987,24 @@ begin
         union
         select w.id from parked_events w where w.movement_reference = p_text
         union
-        select w.id from parked_events w where w.invoice_id = case when p_text ~ '^[0-9]{1,18}$' then p_text::bigint end
+        select w.id from parked_events w where w.invoice_id = as_invoice_id(p_text)
+        union
+        select e.id from (    -- no index leads to what is not posted
+            (select q.id from payment_queue q order by q.id limit 10000)
+            union all (select w.id from parked_events w order by w.id limit 10000)
+            union all (select d.payment_event_id from dead_letters d where d.resolution is null or d.resolution = 'dismissed' order by d.id desc limit 10000)) n
+        cross join lateral (select k.id, k.reference from payment_events k where k.id = n.id offset 0) e
+        where e.reference = p_text
     ) f order by f.id limit 100;
 end
-$_$;
+$$;
 
 
 --
 -- Name: FUNCTION find_payment_events(p_text text); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.find_payment_events(p_text text) IS 'The ids of up to 100 events by what a person has at hand: an event id, the reference of a posted movement, or the invoice, invoice reference or movement that a parked event waits for. select * from payment_event_states where id in (select find_payment_events(…));';
+COMMENT ON FUNCTION public.find_payment_events(p_text text) IS 'The ids of up to 100 events by what a person has at hand: an event id, its reference (of what is not posted, among the first 10,000 that are queued, parked or dead), or the invoice, invoice reference or movement that a parked event waits for. select * from payment_event_states where id in (select find_payment_events(…));';
 
 
 --
@@ -1519,7 +1560,7 @@ begin
         )
         select count(*) into v_linked from taken;
         return v_linked;
-    exception when others then
+    exception when assert_failure or others then
         v_linked := 0;    -- one by one, then
     end;
     foreach v_link in array p_links[:50] loop    -- each block is a subtransaction; beyond 64 they slow down every snapshot
@@ -1534,7 +1575,7 @@ begin
         exception
             when lock_not_available then
                 null;    -- another holds it, or writes the same reference. Whoever brings an invoice waits for nobody; the poll comes back to it.
-            when others then
+            when assert_failure or others then
                 raise warning 'reference % of connection % stays parked: % (SQLSTATE %)', v_link.reference, v_link.connection, sqlerrm, sqlstate;
         end;
     end loop;
@@ -1666,7 +1707,7 @@ $$;
 -- Name: FUNCTION misplaced_events(); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.misplaced_events() IS 'The check that every event is in exactly one place: posted, reported, queued, parked or dead. No rows, or (queued, posted) for a moment after an event was applied ahead of the queue.';
+COMMENT ON FUNCTION public.misplaced_events() IS 'The check that every event is in exactly one place: posted, reported, queued, parked or dead. No rows, or posted besides queued or parked for a moment after an event was applied ahead of the queue.';
 
 
 --
@@ -1894,9 +1935,7 @@ begin
                count(distinct p.invoice_id) > (select count(*) from moved)
         into v_now_posted, v_awaited, v_kept_back from posted p;
         if v_kept_back then
-            raise exception 'a trigger on invoices kept a sum from being updated'
-                using errcode = 'triggered_action_exception', detail = 'The invoice would not say what the ledger says.',
-                      hint = 'A BEFORE trigger has to return new.';
+            perform raise_kept_back('invoices');
         end if;
         v_posted := v_posted || v_now_posted;
     end loop;
@@ -1932,9 +1971,7 @@ begin
             (select p.id from payments p where p.reverses = v_bases[e.ordinality]))
         offset 0) m on true;
     if 'kept back' = any(p_states) then
-        raise exception 'a trigger on payments kept an event from being posted'
-            using errcode = 'triggered_action_exception', detail = 'Nothing else is in the way of its posting.',
-                  hint = 'A BEFORE trigger has to return new.';
+        perform raise_kept_back('payments');
     end if;
 
     insert into payment_reports (id, payment_id)
@@ -2143,6 +2180,30 @@ $$;
 --
 
 COMMENT ON FUNCTION public.queue_failed_event(p_event public.payment_events, p_failure public.payment_event_outcome) IS 'Stores an event whose application raised, and queues it for a retry.';
+
+
+--
+-- Name: raise_kept_back(text); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.raise_kept_back(p_table text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    raise exception 'a trigger on % kept a row from being written', p_table
+        using errcode = 'triggered_action_exception',
+              detail = 'Nothing else is in its way. Without it the event would be in no place, or the invoice not say what the ledger says.',
+              hint = 'A BEFORE trigger has to return new.';
+end
+$$;
+
+
+--
+-- Name: FUNCTION raise_kept_back(p_table text); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.raise_kept_back(p_table text) IS 'Raises 09000, for a BEFORE trigger of yours that returned null.';
 
 
 --
@@ -2575,6 +2636,10 @@ begin
         returning id
     )
     select array_agg(p.id) into v_parked from parked p;
+    if exists (select from unnest(v_outcomes) o where o.outcome = 'parked' and o.id = any(p_own)
+               and (select w.id from parked_events w where w.id = o.id) is null) then
+        perform raise_kept_back('parked_events');
+    end if;
     if v_parked is not null then
         -- It may have come while we parked: a look with a fresh snapshot.
         perform release_parked_events(find_released_events(v_parked));
@@ -2661,8 +2726,9 @@ CREATE FUNCTION public.store_deliveries(p_events public.payment_events[], p_outc
     SET search_path TO 'public', 'pg_temp'
     AS $$
 begin
-    if array_ndims(p_bodies) <> 1 or array_lower(p_bodies, 1) <> 1 or array_lower(p_content_types, 1) <> 1 then
-        raise exception 'p_bodies and p_content_types must be arrays of one dimension that begin at 1'
+    if array_ndims(p_bodies) <> 1 or array_lower(p_bodies, 1) <> 1 or array_lower(p_content_types, 1) <> 1
+            or array_lower(p_deliveries, 1) <> 1 then
+        raise exception 'p_bodies, p_content_types and p_deliveries must be arrays of one dimension that begin at 1'
             using errcode = 'array_subscript_error', detail = 'A body is found by the position of its event.',
                   hint = 'array(select unnest(…)) makes one of any array.';
     end if;
@@ -2734,7 +2800,7 @@ begin
     end if;
     select array_agg(case when c.known is null or c.conflicts then c.event else c.known end order by c.position),
            array_agg(case
-               when c.known is null and c.state in ('ready', 'waiting') then 'busy'    -- never posted without its row
+               when c.known is null and (c.state in ('ready', 'waiting') or p_park and c.state not in ('busy', 'invalid')) then 'kept back'
                when c.known is null then c.state
                when c.conflicts then 'rewritten'
                when c.decided then 'repeated'
@@ -2775,6 +2841,9 @@ begin
                 offset 0) k on true
         ) o
     ) c;
+    if 'kept back' = any(p_states) then
+        perform raise_kept_back('payment_events');
+    end if;
 end
 $$;
 
@@ -3275,7 +3344,7 @@ COMMENT ON COLUMN public.listeners.watching IS 'Whether it is the one on watch, 
 CREATE VIEW public.listener_states AS
  SELECT name,
     (seen_at > (now() - ((3)::double precision * poll_interval))) AS alive,
-    watching,
+    (watching AND (seen_at > (now() - ((3)::double precision * poll_interval)))) AS watching,
     started_at,
     seen_at,
     (now() - seen_at) AS silent

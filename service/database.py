@@ -194,6 +194,8 @@ class Session:
         self._statements = {}
         async with connection.transaction():
             self.pooled = await connection.fetchval("select pg_backend_pid()") != connection.get_server_pid()
+        if not self.pooled:  # a stricter default would only make conflicts: the functions take their locks themselves
+            await connection.execute("set default_transaction_isolation = 'read committed'")
         if self._lock_timeout and not self.pooled:
             await connection.execute(f"set lock_timeout = '{self._lock_timeout} s'")
         connection.add_log_listener(self._on_notice)
@@ -232,7 +234,7 @@ class Session:
         connection = await self.connection()
         async with self._guard():
             if self.pooled:
-                async with connection.transaction():
+                async with connection.transaction(isolation="read_committed"):
                     return await connection.fetch(query, *arguments)
             if (statement := self._statements.get(query)) is None:
                 statement = self._statements[query] = await connection.prepare(query)
@@ -312,6 +314,7 @@ class Session:
         if version < newest_version():
             return f"the database stands at migration {version}, not {newest_version()}; run {MIGRATE}"
         if read_only:
+            self.give_up()  # by default_transaction_read_only a session stays so for life
             return "the database takes no writes: it is a standby, or default_transaction_read_only is on"
         return None if may_call else f"the login may not call {self.needs}(); {member}"
 

@@ -469,6 +469,34 @@ async def test_down_keeps_a_role_that_still_holds_something_elsewhere(cluster: e
     await try_out(url)
 
 
+async def test_a_database_under_the_name_of_a_renamed_one_does_not_get_that_ones_roles(empty: Empty) -> None:
+    url = await empty()
+    await migrate.up(url)
+    database = database_of(url)
+    async with session(url.replace(f"/{database}", "/postgres")) as admin:
+        await admin.execute(f"alter database {database} rename to {database}_before")
+        try:
+            await admin.execute(f"create database {database}")
+            with pytest.raises(migrate.MigrationError, match="PW009"):
+                await migrate.up(url)
+            await admin.execute(f"drop database {database}")
+        finally:
+            await admin.execute(f"alter database {database}_before rename to {database}")
+
+
+async def test_a_database_that_is_not_utf_8_is_refused(empty: Empty) -> None:
+    url = await empty()
+    database = database_of(url)
+    async with session(url.replace(f"/{database}", "/postgres")) as admin:
+        await admin.execute(f"drop database {database}")
+        await admin.execute(
+            f"create database {database} template template0 encoding LATIN1 lc_collate 'C' lc_ctype 'C'"
+            " locale_provider libc"
+        )
+    with pytest.raises(migrate.MigrationError, match="encoding of database"):
+        await migrate.up(url)
+
+
 @pytest.mark.parametrize(
     ("setup", "user", "message", "cure"),
     [

@@ -300,6 +300,39 @@ async def test_an_event_that_waits_is_found_by_what_it_waits_for(db: Connection,
         assert [row["event_id"] for row in await operator.fetch(found, text)] == [event.event_id]
 
 
+@pytest.mark.parametrize("text", ["pi_dead", "pi_queued", "pi_parked"])
+async def test_an_event_that_is_not_posted_is_found_by_its_reference(
+    db: Connection, operator: Connection, text: str
+) -> None:
+    await add_invoice(db, 1)
+    await apply(db, Event("e1", 1, currency="EUR", reference="pi_dead"), park=True)
+    await enqueue(db, Event("e2", 1, reference="pi_queued"))
+    await apply(db, Event("e3", 77, reference="pi_parked"), park=True)
+    found = "select reference from payment_event_states where id in (select find_payment_events($1))"
+    assert await operator.fetchval(found, text) == text
+
+
+@pytest.mark.parametrize("invoice", [2**63 - 1, -(2**63) + 1, 10**18, -5])
+async def test_an_invoice_is_found_whatever_bigint_its_id_is(db: Connection, invoice: int) -> None:
+    await add_invoice(db, invoice)
+    assert await db.fetchval("select find_named_invoices($1)", str(invoice)) == invoice
+    await apply(db, Event("e1", invoice - 1), park=True)
+    assert await db.fetchval("select count(*) from find_payment_events($1)", str(invoice - 1)) == 1
+    assert await db.fetch("select find_named_invoices($1)", str(2**63)) == []
+
+
+async def test_what_is_about_a_payment_follows_it_to_the_invoice_it_was_given_to(
+    db: Connection, operator: Connection
+) -> None:
+    await add_invoice(db, 1)
+    await add_invoice(db, 2, currency="EUR")
+    await apply(db, Event("e1", 1, 500, currency="EUR", reference="pi_1"), park=True)
+    await operator.execute("select reassign_dead_letter(id, 2) from open_dead_letters")
+    await process(db)
+    row = await apply(db, Event("e2", 1, 500, "refund", reference="re_1", parent_reference="pi_1"))
+    assert (row["outcome"], row["invoice_id"]) == ("applied", 2)
+
+
 async def one_in_each_place(db: Connection) -> None:
     """Events of invoice 1, named after the place they are in."""
     await add_invoice(db, 1)

@@ -27,7 +27,7 @@ begin
             set constraints all immediate;    -- deferred constraint triggers raise here, where it can be told which event it was
             v_from := v_to + 1;
             v_ends := v_ends[2:];
-        exception when others then
+        exception when assert_failure or others then    -- others alone leaves out a failed ASSERT
             if left(sqlstate, 2) in ('25', '40', '53', '57', '58') or sqlstate = '55P03' then
                 raise;    -- not the event's fault: a deadlock, a lock or statement time-out, a full disk, a server that has become a standby
             end if;

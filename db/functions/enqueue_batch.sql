@@ -8,6 +8,7 @@ declare
     v_states text[];
     v_events payment_events[];
     v_known boolean;
+    v_queued integer;
     v_outcomes payment_event_outcome[];
 begin
     select array_agg(n.invoice_id),
@@ -27,6 +28,12 @@ begin
     insert into payment_queue (id)
     select e.id from unnest(p_events) with ordinality e
     where v_states[e.ordinality] = 'ready' and v_events[e.ordinality].id = e.id;
+    get diagnostics v_queued = row_count;
+    if v_queued < (case when v_known then (select count(*) from unnest(p_events) with ordinality e
+                                           where v_states[e.ordinality] = 'ready' and v_events[e.ordinality].id = e.id)
+                        else cardinality(p_events) end) then
+        perform raise_kept_back('payment_queue');
+    end if;
 
     if not v_known then
         return array(select row(e.id, v_invoice_ids[e.ordinality], 'queued', null)::payment_event_outcome

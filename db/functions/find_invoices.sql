@@ -5,6 +5,11 @@ begin
     return array(
         select coalesce(
             (select a.invoice_id from reassigned_events a where a.id = e.id),
+            case when e.kind <> 'payment' and num_nonnulls(e.invoice_id, e.invoice_reference) > 0 then (    -- a payment given to another takes along what is about it
+                select a.invoice_id from reassigned_events a where a.id = (
+                    select p.id from payments p
+                    where p.connection = e.connection and p.kind = movement_kind(e.kind)
+                      and p.reference = movement_reference(e.kind, e.reference, e.parent_reference))) end,
             e.invoice_id,
             case when e.invoice_reference is not null
                 then (select r.invoice_id from invoice_references r where r.connection = e.connection and r.reference = e.invoice_reference)
@@ -17,5 +22,5 @@ begin
 end
 $$;
 comment on function find_invoices(payment_events[]) is
-    'The invoice of each event: the one an operator gave it to, else the one it names, else that of the posted movement it is about; null where there is none (yet).';
+    'The invoice of each event: the one an operator gave it to, or the posted movement it is about, else the one it names, else that of the posted movement it is about; null where there is none (yet).';
 revoke all on function find_invoices from public;

@@ -5,7 +5,7 @@ begin
     return query
     select r.invoice_id from invoice_references r where r.reference = p_text
     union
-    select i.id from invoices i where i.id = case when p_text ~ '^[0-9]{1,18}$' then p_text::bigint end;
+    select i.id from invoices i where i.id = as_invoice_id(p_text);
 end
 $$;
 comment on function find_named_invoices(text) is 'The ids of the invoices that a person means: by their id, or by a reference of any connection.';

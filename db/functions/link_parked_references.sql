@@ -17,7 +17,7 @@ begin
         )
         select count(*) into v_linked from taken;
         return v_linked;
-    exception when others then
+    exception when assert_failure or others then
         v_linked := 0;    -- one by one, then
     end;
     foreach v_link in array p_links[:50] loop    -- each block is a subtransaction; beyond 64 they slow down every snapshot
@@ -32,7 +32,7 @@ begin
         exception
             when lock_not_available then
                 null;    -- another holds it, or writes the same reference. Whoever brings an invoice waits for nobody; the poll comes back to it.
-            when others then
+            when assert_failure or others then
                 raise warning 'reference % of connection % stays parked: % (SQLSTATE %)', v_link.reference, v_link.connection, sqlerrm, sqlstate;
         end;
     end loop;

@@ -17,6 +17,6 @@ begin
 end
 $$;
 comment on function misplaced_events() is
-    'The check that every event is in exactly one place: posted, reported, queued, parked or dead. No rows, or (queued, posted) for a moment after an event was applied ahead of the queue.';
+    'The check that every event is in exactly one place: posted, reported, queued, parked or dead. No rows, or posted besides queued or parked for a moment after an event was applied ahead of the queue.';
 revoke all on function misplaced_events from public;
 select grant_to('operator', 'execute on function misplaced_events');

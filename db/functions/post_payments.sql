@@ -81,9 +81,7 @@ begin
                count(distinct p.invoice_id) > (select count(*) from moved)
         into v_now_posted, v_awaited, v_kept_back from posted p;
         if v_kept_back then
-            raise exception 'a trigger on invoices kept a sum from being updated'
-                using errcode = 'triggered_action_exception', detail = 'The invoice would not say what the ledger says.',
-                      hint = 'A BEFORE trigger has to return new.';
+            perform raise_kept_back('invoices');
         end if;
         v_posted := v_posted || v_now_posted;
     end loop;
@@ -119,9 +117,7 @@ begin
             (select p.id from payments p where p.reverses = v_bases[e.ordinality]))
         offset 0) m on true;
     if 'kept back' = any(p_states) then
-        raise exception 'a trigger on payments kept an event from being posted'
-            using errcode = 'triggered_action_exception', detail = 'Nothing else is in the way of its posting.',
-                  hint = 'A BEFORE trigger has to return new.';
+        perform raise_kept_back('payments');
     end if;
 
     insert into payment_reports (id, payment_id)

@@ -50,6 +50,10 @@ begin
         returning id
     )
     select array_agg(p.id) into v_parked from parked p;
+    if exists (select from unnest(v_outcomes) o where o.outcome = 'parked' and o.id = any(p_own)
+               and (select w.id from parked_events w where w.id = o.id) is null) then
+        perform raise_kept_back('parked_events');
+    end if;
     if v_parked is not null then
         -- It may have come while we parked: a look with a fresh snapshot.
         perform release_parked_events(find_released_events(v_parked));

@@ -4,8 +4,9 @@ create or replace function store_deliveries(
 language plpgsql set search_path from current
 as $$
 begin
-    if array_ndims(p_bodies) <> 1 or array_lower(p_bodies, 1) <> 1 or array_lower(p_content_types, 1) <> 1 then
-        raise exception 'p_bodies and p_content_types must be arrays of one dimension that begin at 1'
+    if array_ndims(p_bodies) <> 1 or array_lower(p_bodies, 1) <> 1 or array_lower(p_content_types, 1) <> 1
+            or array_lower(p_deliveries, 1) <> 1 then
+        raise exception 'p_bodies, p_content_types and p_deliveries must be arrays of one dimension that begin at 1'
             using errcode = 'array_subscript_error', detail = 'A body is found by the position of its event.',
                   hint = 'array(select unnest(…)) makes one of any array.';
     end if;

@@ -41,7 +41,7 @@ begin
     end if;
     select array_agg(case when c.known is null or c.conflicts then c.event else c.known end order by c.position),
            array_agg(case
-               when c.known is null and c.state in ('ready', 'waiting') then 'busy'    -- never posted without its row
+               when c.known is null and (c.state in ('ready', 'waiting') or p_park and c.state not in ('busy', 'invalid')) then 'kept back'
                when c.known is null then c.state
                when c.conflicts then 'rewritten'
                when c.decided then 'repeated'
@@ -82,6 +82,9 @@ begin
                 offset 0) k on true
         ) o
     ) c;
+    if 'kept back' = any(p_states) then
+        perform raise_kept_back('payment_events');
+    end if;
 end
 $$;
 comment on function store_payment_events(payment_events[], boolean, boolean, bigint[], text[]) is

@@ -20,6 +20,13 @@ begin
                   hint = 'Create it first (create schema billing), then migrate again.';
     end if;
 
+    if getdatabaseencoding() <> 'UTF8' then
+        raise exception 'the encoding of database "%" is %', current_database(), getdatabaseencoding()
+            using errcode = 'PW009',
+                  detail = 'What providers send is UTF-8, and has to be stored as it came.',
+                  hint = format('create database %I template template0 encoding UTF8; then migrate that one.', current_database());
+    end if;
+
     if octet_length(v_prefix) > 54 then    -- names end at 63 bytes
         v_prefix := left(regexp_replace(v_prefix, '[^ -~]', '', 'g'), 21) || '_' || md5(v_prefix);
     end if;
@@ -42,7 +49,12 @@ begin
         if to_regrole(quote_ident(v_role)) is null then
             execute format('create role %I nologin', v_role);
             execute format('comment on role %I is %L', v_role, v_installation);
-        elsif shobj_description(to_regrole(quote_ident(v_role)), 'pg_authid') is distinct from v_installation then
+        elsif shobj_description(to_regrole(quote_ident(v_role)), 'pg_authid') is distinct from v_installation
+            -- or that was renamed since, and is served by it still
+            or exists (select from pg_shdepend s
+                       where s.refclassid = 'pg_authid'::regclass and s.refobjid = to_regrole(quote_ident(v_role)) and s.deptype = 'o'
+                         and (s.dbid <> (select d.oid from pg_database d where d.datname = current_database())
+                              or (select c.relnamespace from pg_class c where s.classid = 'pg_class'::regclass and c.oid = s.objid) <> to_regnamespace(quote_ident(v_schema)))) then
             raise exception 'role "%" exists and is not of this installation (%)', v_role, v_installation
                 using errcode = 'PW009',
                       detail = 'Roles belong to the whole cluster; this one may have rights that ours must not have.',

@@ -82,7 +82,8 @@ comment on view event_rates is
     'Events received and posted, each a second: over the newest 1,000 or the last minute, whichever is shorter. Cheap at any size of history.';
 
 create view listener_states as
-select l.name, l.seen_at > now() - 3 * l.poll_interval as alive, l.watching, l.started_at, l.seen_at, now() - l.seen_at as silent
+select l.name, l.seen_at > now() - 3 * l.poll_interval as alive,
+       l.watching and l.seen_at > now() - 3 * l.poll_interval as watching, l.started_at, l.seen_at, now() - l.seen_at as silent
 from listeners l;
 comment on view listener_states is 'Listeners of the last day; alive: the last sign of life is at most three polls old.';
 

@@ -264,6 +264,6 @@ _QUEUE = """
 """
 _BOOKS = """
     select (select count(*) from invoice_discrepancies()),
-           -- posted ahead of the queue: the listener removes the queue's row in a moment
-           (select count(*) from misplaced_events() where places <> '{posted,queued}')
+           -- posted ahead of the queue: the listener removes the other row in a moment
+           (select count(*) from misplaced_events() where places not in ('{posted,queued}', '{parked,posted}'))
 """

@@ -6,6 +6,7 @@ function apply_batch(payment_events[],boolean,boolean,boolean)
 function apply_isolated(payment_events[],boolean,boolean,boolean)
 function apply_payment_event(text,bigint,bigint,text,text,text,text,text,text,timestamp with time zone,bytea,text,boolean) security definer
 function apply_payment_events(text[],bigint[],bigint[],text[],text[],text[],text[],text[],text[],timestamp with time zone[],bytea[],text[],integer[],boolean,boolean) security definer
+function as_invoice_id(text)
 function base_kind(text)
 function bury_payment_event(bigint,text,text,integer)
 function claim_payment_events(integer,bigint,boolean) security definer
@@ -54,6 +55,7 @@ function process_payment_queue(integer,bigint,boolean,integer,integer) security 
 function prune_deliveries(interval,integer,text,text) security definer
 function queue_channel() security definer
 function queue_failed_event(payment_events,payment_event_outcome)
+function raise_kept_back(text)
 function raise_rejected_event(payment_events,payment_event_outcome)
 function reassign_dead_letter(bigint,bigint,text,text) security definer
 function record_operator_action(text,text,text,bigint,bigint)

@@ -1,0 +1,46 @@
+"""A session of ours in a database whose settings are not PostgreSQL's defaults."""
+
+import asyncio
+
+from service import listener
+from service.database import Session
+from tests.calls import add_invoice
+from tests.conftest import Connection
+from tests.http_service import serving, settings
+
+
+async def set_default(db: Connection, setting: str) -> None:
+    name = await db.fetchval("select quote_ident(current_database())")
+    await db.execute(f"alter database {name} {setting}")
+
+
+async def test_it_is_read_committed_whatever_the_database_defaults_to(database_url: str, db: Connection) -> None:
+    await set_default(db, "set default_transaction_isolation = 'serializable'")
+    async with Session(database_url, "test") as session:
+        for session.pooled in (False, True):
+            [(isolation,)] = await session.fetch("show transaction_isolation")
+            assert isolation == "read committed"
+
+
+async def test_it_works_again_once_the_database_takes_writes_again(db: Connection, database_url: str) -> None:
+    """What default_transaction_read_only says when a session begins, it keeps to."""
+    await add_invoice(db, 1)
+    await set_default(db, "set default_transaction_read_only = on")
+    stop = asyncio.Event()
+    working = asyncio.create_task(listener.run(settings(database_url, poll_interval=0.5), stop))
+    async with serving(database_url) as client:
+
+        async def ready() -> int:
+            async with client.session.get(client.url + "/readyz") as response:
+                return response.status
+
+        assert await ready() == 503
+        await asyncio.sleep(1)
+        await set_default(db, "reset default_transaction_read_only")
+        async with asyncio.timeout(10):
+            while await ready() != 200 or (await client.enqueue("e1", 1, 100))[0] != 202:
+                await asyncio.sleep(0.1)
+            while await db.fetchval("select count(*) from payments") != 1:
+                await asyncio.sleep(0.1)
+    stop.set()
+    await working

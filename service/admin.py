@@ -16,6 +16,8 @@ from service.settings import Settings
 
 READY_TIMEOUT = 2.0
 """Seconds that /readyz waits for the database."""
+SHUTDOWN_TIMEOUT = 2.0
+"""Seconds that a request here may keep a process from ending."""
 HTTP_OPTIONS: dict[str, Any] = {"access_log": None, "auto_decompress": False, "keepalive_timeout": 10}
 """Limits of HTTP/1.1 are those that aiohttp checks. A connection that brings no whole request for 10 s is closed."""
 FORWARDING_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
@@ -63,7 +65,7 @@ async def start(settings: Settings, routes: Iterable[web.RouteDef] = ()) -> web.
 
     app = web.Application()
     app.add_routes([web.get("/metrics", metrics), *routes])
-    runner = web.AppRunner(app, **HTTP_OPTIONS)
+    runner = web.AppRunner(app, shutdown_timeout=SHUTDOWN_TIMEOUT, **HTTP_OPTIONS)
     return await listen(runner, settings.admin_host, settings.admin_port, "ADMIN_PORT")
 
 

@@ -154,7 +154,7 @@ class Session:
         self.url = url
         self._name = name
         self._lock_timeout = lock_timeout
-        self._hosts = _each_host(url)
+        self._hosts = each_host(url)
         self._connection: Connection | None = None
         self._statements: dict[str, asyncpg.prepared_stmt.PreparedStatement[asyncpg.Record]] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -546,7 +546,7 @@ _RELEASE = f"select {', '.join(Release._fields)} from look_at_parked_events($1, 
 _PROCESS_CLAIMED = f"select {', '.join(Batch._fields[:7])} from process_claimed_events($1, $2)"  # noqa: S608
 
 
-def _each_host(url: str) -> list[str]:
+def each_host(url: str) -> list[str]:
     """The URL for each of its hosts: asyncpg would give all the time there is to a first one that says nothing."""
     before, hosts, rest = re.match(r"(\w+://(?:[^@/?#]*@)?|)([^/?#]*)(.*)", url, re.DOTALL).groups()  # type: ignore[union-attr]
     return [f"{before}{host}{rest}" for host in hosts.split(",")]

@@ -20,7 +20,7 @@ Flush: TypeAlias = Callable[[Sequence[Item]], Awaitable[Sequence[Outcome]]]
 
 
 class OverloadedError(Exception):
-    """Too many items wait already; nothing was done with this one."""
+    """Too many items wait already, or too long; nothing was done with this one."""
 
 
 class DeadlineError(Exception):
@@ -44,7 +44,9 @@ class GroupCommit(Generic[Item, Outcome]):
     One lane works alone, since large batches cost least; another helps while that one's batch is late.
     A batch that raises one of `splits` is tried again in halves, so that an item which breaks its batch gets its own
     error and the others succeed; any other exception is the answer to the whole batch. `deadline` is in seconds: a
-    batch ends with its oldest item's, and what waits behind it is younger. `on_batch` is told each batch's size.
+    batch ends with its youngest item's, whoever awaits an older one has a clock of his own. While the oldest that waits
+    for a lane has spent half of it, no more are taken: late batches would be full of what nobody waits for any more.
+    `on_batch` is told each batch's size.
     """
 
     def __init__(
@@ -76,9 +78,10 @@ class GroupCommit(Generic[Item, Outcome]):
 
         Raises OverloadedError at once. The future raises DeadlineError, or what the flush raised.
         """
-        if len(self._waiting) >= self._max_waiting:
-            raise OverloadedError
         loop = asyncio.get_running_loop()
+        is_late = self._waiting and self._waiting[0].deadline - loop.time() < self._deadline / 2
+        if is_late or len(self._waiting) >= self._max_waiting:
+            raise OverloadedError
         waiting = _Waiting[Item, Outcome](item, loop.create_future(), loop.time() + self._deadline)
         self._waiting.append(waiting)
         self._start()
@@ -128,7 +131,7 @@ class GroupCommit(Generic[Item, Outcome]):
 
     async def _commit(self, flush: Flush[Item, Outcome], batch: list[_Waiting[Item, Outcome]]) -> None:
         try:
-            async with asyncio.timeout_at(batch[0].deadline):
+            async with asyncio.timeout_at(batch[-1].deadline):
                 outcomes = await flush([waiting.item for waiting in batch])
             for waiting, outcome in zip(batch, outcomes, strict=True):
                 if not waiting.outcome.done():

@@ -7,6 +7,8 @@ from typing import Literal
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 
+from service.text import printable
+
 
 def configure(log_format: Literal["text", "json"]) -> None:
     """Send our events, and what libraries log as warnings and worse, to standard error as text or as JSON lines.
@@ -23,6 +25,8 @@ def configure(log_format: Literal["text", "json"]) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
+    if log_format == "text":
+        shared.append(_printable)
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
@@ -33,6 +37,11 @@ def configure(log_format: Literal["text", "json"]) -> None:
     handler.addFilter(_without_bytes)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=renderer))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def _printable(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A stranger's text, an event's id perhaps, commands no terminal."""
+    return {name: printable(value, keep="\n") if isinstance(value, str) else value for name, value in event.items()}
 
 
 def _without_bytes(record: logging.LogRecord) -> bool:

@@ -1,7 +1,9 @@
 """What the processes share: they run until a signal ends them."""
 
 import asyncio
+import contextlib
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -16,10 +18,18 @@ from service.settings import Settings, from_environment
 
 async def run_until_signalled(run: Callable[[Settings, asyncio.Event], Awaitable[None]], settings: Settings) -> None:
     """Run a process's main coroutine; SIGINT and SIGTERM set its stop event."""
+    allow_open_files()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await run(settings, stop)
+
+
+def allow_open_files() -> None:
+    """As many as we may open: the usual 1,024 are few for a server whose clients leave connections idle."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(ValueError, OSError):  # macOS has a lower limit still
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def run(main: Callable[[Settings, asyncio.Event], Awaitable[None]], **defaults: Any) -> None:

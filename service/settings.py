@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
@@ -16,6 +17,7 @@ from service import connections
 from service.adapters.adapter import Adapter
 from service.adapters.signatures import decoded
 from service.adapters.standard_webhooks import SECRET_BYTES
+from service.database import each_host
 from service.environment import SettingsError, explained, variable
 
 MAKE_A_SECRET = """python3 -c "import base64, os; print('whsec_' + base64.b64encode(os.urandom(32)).decode())\""""  # noqa: S105
@@ -102,6 +104,10 @@ class Settings(BaseModel):
     def _check_database_url(cls, url: str | None) -> str | None:
         if url is not None and not url.startswith(("postgres://", "postgresql://")):
             raise ValueError("expected a URL: postgresql://user@host:5432/payments")
+        try:
+            _ = [urlsplit(one).port for one in each_host(url or "")]
+        except ValueError:
+            raise ValueError("it is no URL: write / # ? @ : in user and password as %2F %23 %3F %40 %3A") from None
         return url
 
     @property

@@ -11,10 +11,11 @@ from typing import Any, NoReturn, Protocol, TypeAlias
 import asyncpg
 import pytest
 
-from service import embedded, migrate
+from service import embedded, migrate, process
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"  # quoted: subscriptable for the type checker only
 _numbers = itertools.count(1)
+process.allow_open_files()  # of some connections both ends are here
 MAY_SKIP = "PAYMENTS_SKIP_NOTHING" not in os.environ
 """Whether tests may leave out what this machine lacks; .ci/run, which installs it, says no."""
 

@@ -854,6 +854,8 @@ async def test_exit_statuses_tell_scripts_what_happened(database_url: str, db: C
         (1, process("event", "never", **url)),
         (2, process("retry", **url)),
         (2, process("status", DATABASE_URL="mysql://x")),
+        (2, process("status", DATABASE_URL="postgresql://ann:s3cret/word@db/payments")),
+        (2, process("status", DATABASE_URL="postgresql://ann:s3cret@[::1/payments")),
         (2, process("import", "stripe", "-", **url)),
         (3, process("status", DATABASE_URL="postgresql://x@127.0.0.1:1/payments")),
         (3, process("status", DATA_DIR=str(tmp_path))),
@@ -864,10 +866,22 @@ async def test_exit_statuses_tell_scripts_what_happened(database_url: str, db: C
     assert [said.status for _, said in expected] == [status for status, _ in expected]
     for status, said in expected:
         assert "Traceback" not in said.err, said
+        assert "s3cret" not in said.err, said
         assert (status == 0) == (said.err == "" and "BAD" not in said.out), said
     assert bad(expected[-1][1]) == ["OPERATOR_DATABASE_URL: cannot log in (SQLSTATE 28000)"]
     assert "1 lines of <stdin>: 1 queued." in expected[2][1].out
     assert await actions(db) == [(getpass.getuser(), "imported", "<stdin>")]
+
+
+@pytest.mark.parametrize("at", ["infinity", "-infinity"])
+async def test_a_time_without_end_is_shown(database_url: str, db: Connection, at: str) -> None:
+    await db.execute(
+        f"select enqueue_payment_event('e1', 1, 1, p_occurred_at => '{at}', p_park => true, p_reference => 'r1')"
+    )
+    for words in (("event", "e1"), ("event", "e1", "--json")):
+        said = await asyncio.to_thread(process, *words, DATABASE_URL=database_url)
+        assert (said.status, said.err) == (0, "")
+        assert at in said.out
 
 
 async def test_commands_find_the_embedded_database_that_runs(tmp_path: Path) -> None:

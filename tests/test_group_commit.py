@@ -1,6 +1,7 @@
 """Group commit alone, over flushes that a test holds in its hand; over PostgreSQL see test_server.py."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -121,6 +122,30 @@ async def test_no_item_waits_longer_than_the_deadline_behind_a_flush_that_hangs(
     assert asyncio.get_running_loop().time() - started < 0.4
     flush.gate.set()
     assert await group.submit(7) == 14
+
+
+async def test_under_overload_it_answers_nearly_as_many_as_it_can_commit() -> None:
+    async def flush(items: Sequence[int]) -> Sequence[int]:
+        await asyncio.sleep(0.002 * len(items))  # 500 a second
+        return items
+
+    group = GroupCommit([flush], splits=(), deadline=1, on_batch=lambda _: None, max_batch=250)
+    answered = 0
+
+    async def ask(number: int) -> None:
+        nonlocal answered
+        with contextlib.suppress(DeadlineError, OverloadedError, TimeoutError):
+            async with asyncio.timeout(1):
+                await group.submit(number)
+            answered += 1
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(750):  # 1,500 a second for 3 s
+            for _ in range(6):
+                tasks.create_task(ask(number))
+            await asyncio.sleep(0.004)
+    await group.close()
+    assert answered > 0.6 * 500 * 3
 
 
 async def test_one_lane_works_alone_and_another_helps_while_its_batch_is_late() -> None:

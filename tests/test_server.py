@@ -96,6 +96,8 @@ async def test_every_field_reaches_the_event(client: Client, db: Connection) -> 
         ({"occurred_at": "yesterday"}, (400, "invalid-fields")),
         ({"occurred_at": "0001-01-01T00:00:00+14:00"}, (400, "invalid-fields")),
         ({"occurred_at": "9999-12-31T23:59:59-14:00"}, (400, "invalid-fields")),
+        ({"occurred_at": "0001-01-01T00:00:00Z"}, (400, "invalid-fields")),  # the zero time of Go and .NET
+        ({"occurred_at": "9999-12-31T23:59:59.999999Z"}, (400, "invalid-fields")),
     ],
     ids=str,
 )

@@ -68,6 +68,32 @@ async def test_it_ends_when_its_postgresql_does_and_starts_again(tmp_path: Path)
     assert "Traceback" not in printed
 
 
+async def test_it_stops_in_time_whatever_hangs_on_its_admin_port(database_url: str) -> None:
+    process = Process("service.server", database_url, ALLOW_UNSIGNED="true", OPERATOR_TOKENS="ann:" + "x" * 30)
+    async with aiohttp.ClientSession() as session:
+        await process.up(session)
+    _, writer = await asyncio.open_connection("127.0.0.1", process.admin_port)
+    writer.write(
+        b"POST /console/sign-in HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+        b"Content-Length: 1000\r\n\r\ntoken="
+    )
+    await writer.drain()
+    await asyncio.sleep(0.5)
+    async with asyncio.timeout(10):
+        status, _ = await process.end()
+    writer.close()
+    assert status == 0
+
+
+def test_it_may_open_as_many_files_as_the_system_allows() -> None:
+    code = (
+        "import resource; from service import process; limit = resource.RLIMIT_NOFILE;"
+        "hard = resource.getrlimit(limit)[1]; resource.setrlimit(limit, (64, hard)); process.allow_open_files();"
+        "assert resource.getrlimit(limit) == (hard, hard)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 async def test_a_second_start_on_the_same_port_says_which_setting_to_change(database_url: str) -> None:
     first = Process("service.server", database_url, ALLOW_UNSIGNED="true")
     async with aiohttp.ClientSession() as session:

@@ -1,6 +1,6 @@
 """Our own JSON: what a merchant's own system sends to the plain endpoints."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import ValidationInfo
 
 from service.adapters import strict_json
+from service.adapters.payload import as_moment
 from service.database import PaymentEvent
 from service.problems import FieldError, Problem
 
@@ -56,10 +57,9 @@ class PaymentRequest(BaseModel):
     @field_validator("occurred_at")
     @classmethod
     def _is_of_our_calendar(cls, time: datetime | None) -> datetime | None:
-        try:
-            return time and time.astimezone(UTC)
-        except OverflowError:
-            raise PydanticCustomError("datetime_range", "Input should lie in the years 1 to 9999 UTC") from None
+        if time is not None and (time := as_moment(time)) is None:
+            raise PydanticCustomError("datetime_range", "Input should lie within the years 1 to 9999 UTC")
+        return time
 
     @field_validator("reference")
     @classmethod

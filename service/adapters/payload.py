@@ -22,6 +22,9 @@ class UnusableError(Exception):
         self.reason = reason
 
 
+_INFINITIES = {datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)}  # so asyncpg sends them
+
+
 @lru_cache(maxsize=1024)
 def _tokens(pointer: str) -> tuple[str, ...]:
     return tuple(token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:])
@@ -111,10 +114,9 @@ class Payload:
         """The time there, in seconds since 1970 or as RFC 3339; None if it is no such thing: nothing rests on it."""
         value = self.get(pointer)
         try:
-            if isinstance(value, str):
-                time = datetime.fromisoformat(value)
-                return time.astimezone(UTC) if time.tzinfo else None
-            return datetime.fromtimestamp(float(value), UTC)
+            return as_moment(
+                datetime.fromisoformat(value) if isinstance(value, str) else datetime.fromtimestamp(float(value), UTC)
+            )
         except (TypeError, ValueError, OverflowError, OSError):
             return None
 
@@ -124,6 +126,15 @@ class Payload:
     def unreadable(self, pointer: str, expected: str) -> UnusableError:
         """The error for a value that is not what it should be."""
         return UnusableError("unreadable", f"{self.at}{pointer} is not {expected}")
+
+
+def as_moment(time: datetime) -> datetime | None:
+    """The time in UTC; None where it has no zone, or is out of PostgreSQL's or Python's range."""
+    try:
+        moment = time.astimezone(UTC) if time.tzinfo else None
+    except OverflowError:
+        return None
+    return None if moment in _INFINITIES else moment
 
 
 def put(body: dict[str, Any], pointer: str, value: object) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from enum import IntEnum
 from types import TracebackType
 from typing import Any, Self
 
-from service.text import printable
+from service.text import infinity, printable
 
 REDRAW = 0.1
 """Seconds between two drawings of a progress bar."""
@@ -38,7 +38,7 @@ def cell(value: object) -> str:
         case bool():
             return "yes" if value else "no"
         case datetime():
-            return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+            return infinity(value) or f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
         case timedelta():
             return _duration(value.total_seconds())
         case float() | Decimal():
@@ -83,7 +83,7 @@ def print_json(value: object) -> None:
 def _plain(value: object) -> object:
     match value:
         case datetime():
-            return value.isoformat()
+            return infinity(value) or value.isoformat()
         case timedelta():
             return value.total_seconds()
         case Decimal():

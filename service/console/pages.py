@@ -164,12 +164,12 @@ class Console:
         return self._page(request, None, "sign_in.html", status, next=to, error=error)
 
     async def _sign_in(self, request: web.Request) -> web.Response:
+        if not access.is_same_origin(request):
+            return self._sign_in_page(request, "/console", 403, "Sign in on this page itself.")
         form = await _form(request)
         to = form.get("next", "")
         if not re.fullmatch(r"/console([/?][\w/?&=%.~+-]*)?", to, re.ASCII):
             to = "/console"
-        if not access.is_same_origin(request):
-            return self._sign_in_page(request, to, 403, "Sign in on this page itself.")
         if wait := math.ceil(self._access.wait(request)):
             response = self._sign_in_page(request, to, 429, f"Too many tries. Try again in {wait} seconds.")
             response.headers[hdrs.RETRY_AFTER] = str(wait)
@@ -315,9 +315,10 @@ def _see(address: str) -> web.Response:
 async def _form(request: web.Request) -> Mapping[str, str]:
     """The fields of a form. Raises HTTPBadRequest, HTTPUnsupportedMediaType.
 
-    Of all charsets that a client may name, Python's decoders of some take quadratic time.
+    Of all charsets that a client may name, for each part of multipart data even, Python's decoders of some take
+    quadratic time.
     """
-    if (request.charset or "utf-8").lower() != "utf-8":
+    if request.content_type != "application/x-www-form-urlencoded" or (request.charset or "utf-8").lower() != "utf-8":
         raise web.HTTPUnsupportedMediaType
     try:
         return {name: value for name, value in (await request.post()).items() if isinstance(value, str)}

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from service.adapters import money
 from service.adapters.payload import UnusableError
-from service.text import printable
+from service.text import infinity, printable
 
 CHART = (600, 160)
 """Width and height of the balance's chart, in units of its own."""
@@ -23,6 +23,8 @@ def shown(value: object) -> object:
             return value
         case None:
             return ""
+        case datetime() if end := infinity(value):
+            return end
         case datetime():
             at = value.astimezone(UTC)
             return Markup('<time datetime="{}">{}</time>').format(at.isoformat(), f"{at:%Y-%m-%d %H:%M:%S} UTC")

@@ -30,6 +30,8 @@ GATE_TIMEOUT = 2.0
 
 LINK_OUTCOMES = {"linked", "duplicate", "parked"}
 """What set_aside() says of a link that made no dead letter."""
+NOT_INSTALLED = ("42501", "42883")
+"""SQLSTATEs of a function that is not there, or that the login may not call: no event's fault."""
 QUERY_CANCELED = "57014"
 # Not the call's fault, and it may succeed when tried again: broken connection, standby, deadlock, no resources, a lock
 # or a statement that took too long, shutdown, I/O. The last is a plan that a migration has outdated.
@@ -509,6 +511,11 @@ class QueueSession(Session):
         """look_at_parked_events(): release what has come of the SLICE parked events after the id `after`."""
         return Release._make(await self._look(_RELEASE, after, SLICE, park_days))
 
+    async def table_lock(self) -> str | None:
+        """Who keeps us from writing a table of ours, by ALTER TABLE or CREATE INDEX perhaps; None where nobody does."""
+        rows = await self.fetch(_TABLE_LOCK)
+        return str(rows[0][0]) if rows else None
+
     async def next_retry(self) -> float | None:
         """The result of seconds_to_next_retry(): negative when one is overdue, None when no event has failed."""
         seconds: float | None = await self._ask("select seconds_to_next_retry()")
@@ -538,6 +545,15 @@ _WATCHFUL = """
     set tcp_keepalives_count = 3;
     set tcp_user_timeout = 10000;
     set idle_in_transaction_session_timeout = 10000;
+"""
+_TABLE_LOCK = """
+    select format('process %s has locked table %s, or waits to', l.pid, c.relname)
+    from pg_locks l join pg_class c on c.oid = l.relation
+    where l.database = (select d.oid from pg_database d where d.datname = current_database())
+      and c.relnamespace = (select q.relnamespace from pg_class q where q.oid = 'payment_queue'::regclass)
+      and l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+      and l.pid <> pg_backend_pid()
+    limit 1
 """
 _END_BACKEND = "select pg_terminate_backend(pid, 1000) from pg_stat_activity where pid = $1 and backend_start = $2"
 _HEALTH = f"select {', '.join(QueueHealth._fields)} from queue_health"  # noqa: S608 - our names

@@ -364,10 +364,12 @@ class Listener:
     async def _suspect(
         self, error: UnavailableError | RejectedError, claimed: list[int], size: int, *, retries: bool, alone: bool
     ) -> None:
-        """Narrow down which event failed the batch. Raises the error if none did, or if the connection is gone.
+        """Narrow down which event failed the batch. Raises if none did, or if the connection is gone.
 
         `alone` says that an event that was claimed alone has had all the time that it may have.
         """
+        if error.sqlstate == QUERY_CANCELED and (lock := await self.session.table_lock()) is not None:
+            raise UnavailableError(lock)
         apart = retries or self._suspects[retries] > 0
         if not _is_the_batchs(error) or (apart and not claimed):
             if isinstance(error, RejectedError):

@@ -20,6 +20,7 @@ from service.adapters.api import FetchingAdapter
 from service.console.pages import Console
 from service.database import (
     LINK_OUTCOMES,
+    NOT_INSTALLED,
     BlockedError,
     DeadLetter,
     Link,
@@ -106,7 +107,7 @@ class Server:
 
     def _commit(self, name: str, flush: Callable[[Session], Flush[Item, Outcome]]) -> GroupCommit[Item, Outcome]:
         commit = GroupCommit(
-            [flush(self._session()) for _ in range(LANES)],
+            [_installed(flush(self._session())) for _ in range(LANES)],
             splits=(RejectedError, BlockedError),
             deadline=self.settings.request_deadline,
             on_batch=_batches.labels(name).observe,
@@ -296,6 +297,20 @@ class Server:
                 _log.info("database_available")
             else:
                 _log.warning("database_unavailable", error=str(error) or type(error).__name__)
+
+
+def _installed(flush: Flush[Item, Outcome]) -> Flush[Item, Outcome]:
+    """The flush; where the database lacks our functions, or this login the right to call them, it is unavailable."""
+
+    async def call(batch: Sequence[Item]) -> Sequence[Outcome]:
+        try:
+            return await flush(batch)
+        except RejectedError as error:
+            if error.sqlstate in NOT_INSTALLED:
+                raise UnavailableError(str(error), error.sqlstate) from None
+            raise
+
+    return call
 
 
 async def _set_aside(session: Session, facts: Sequence[Link | DeadLetter]) -> list[str]:

@@ -698,3 +698,22 @@ async def test_every_event_is_applied_once_whatever_is_killed(tmp_path: Path, bi
         for process in processes:
             process.process.kill()
         database.stop()
+
+
+async def test_a_table_that_somebody_locks_is_no_events_fault(database_url: str, db: Connection) -> None:
+    with capture_logs() as said:
+
+        async def told(error: str) -> bool:
+            return any(line.get("error") == error for line in said)
+
+        async with listening(database_url):
+            async with db.transaction():
+                await db.execute("lock table payments in share mode")  # as CREATE INDEX does
+                pid = await db.fetchval("select pg_backend_pid()")
+                other = await asyncpg.connect(database_url)
+                await enqueue(other, "e1")
+                await other.close()
+                await sessions.until(lambda: told(f"process {pid} has locked table payments, or waits to"))
+            await applied(db)
+    assert await whereabouts(db, "e1") == ("processed", "posted")
+    assert not any(line["event"] in {"batch_failed", "event_failed"} for line in said)

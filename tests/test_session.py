@@ -1,12 +1,14 @@
 """A session of ours in a database whose settings are not PostgreSQL's defaults."""
 
 import asyncio
+import time
 
 from service import listener
 from service.database import Session
 from tests.calls import add_invoice
 from tests.conftest import Connection
 from tests.http_service import serving, settings
+from tests.providers import example, signed
 
 
 async def set_default(db: Connection, setting: str) -> None:
@@ -44,3 +46,23 @@ async def test_it_works_again_once_the_database_takes_writes_again(db: Connectio
                 await asyncio.sleep(0.1)
     stop.set()
     await working
+
+
+async def test_while_the_functions_are_not_there_everybody_has_to_send_again(db: Connection, database_url: str) -> None:
+    await add_invoice(db, 1)
+    stripe = example("stripe")
+    delivery = signed(stripe, stripe.sample("1", 100, "USD"), time.time())
+    async with serving(database_url, connections=(stripe,)) as client:
+
+        async def answers() -> list[int]:
+            sent = [await client.apply("e1", 1, 100), await client.enqueue("e2", 1, 100)]
+            status, _, _ = await client.post("/webhooks/stripe", delivery.body, dict(delivery.headers))
+            return [status for status, _ in sent] + [status]
+
+        functions = "apply_payment_events", "enqueue_payment_events"
+        for function in functions:
+            await db.execute(f"alter function {function} rename to {function}_of_old")
+        assert await answers() == [503, 503, 503]
+        for function in functions:
+            await db.execute(f"alter function {function}_of_old rename to {function}")
+        assert await answers() == [200, 202, 200]

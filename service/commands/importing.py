@@ -17,6 +17,7 @@ from service.adapters.adapter import Adapter, Delivery, Fact, FetchError
 from service.commands.terminal import ExitStatus, Progress, complain
 from service.database import (
     LINK_OUTCOMES,
+    NOT_INSTALLED,
     RECEIPT,
     DeadLetter,
     Link,
@@ -41,8 +42,6 @@ KEPT = GOOD | {"conflict", "dead"}
 NOT_CONFIRMED = "not confirmed"
 OURS = "direct"
 """The connection of the plain endpoints."""
-NOT_OURS = ("42501", "42883")
-"""SQLSTATEs that are no event's fault: the login may not call the function, or it is not there."""
 _IMPORT = call(RECEIPT, "import_payment_events", "p_deliveries", "p_park", "p_note", "p_actor")
 Line: TypeAlias = tuple[int, bytes]
 """Its number, from 1 on, and its text."""
@@ -205,7 +204,7 @@ async def _enqueue(session: ImportSession, events: list[tuple[int, PaymentEvent]
     try:
         rows = await session.enqueue([event for _, event in events], park=park)
     except RejectedError as error:
-        if error.sqlstate in NOT_OURS:
+        if error.sqlstate in NOT_INSTALLED:
             raise
         if len(events) > 1:
             half = len(events) // 2

@@ -55,7 +55,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457's word
         )
         return web.Response(
             status=self.status,
-            body=body.model_dump_json(exclude_defaults=True).encode(),
+            body=body.model_dump_json(exclude_defaults=True).encode() + b"\n",
             content_type="application/problem+json",
             headers=self.headers,
         )

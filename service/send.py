@@ -45,11 +45,11 @@ def run(settings: Settings, arguments: Sequence[str]) -> int:
     )
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310
-            said = answer.read().decode()
+            said = answer.read().decode().strip()
             print(answer.status, said)
             return 0 if _is_good(said) else 1
     except urllib.error.HTTPError as error:
-        print(error.code, error.read().decode())
+        print(error.code, error.read().decode().strip())
         return 1
     except OSError as error:
         sys.exit(f"No answer from {wanted.url} ({error}). Start the server, or say where it is with --url.")

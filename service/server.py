@@ -209,7 +209,7 @@ class Server:
         if (status := STATUS.get(result.outcome)) is None:
             raise _problem(result)
         content = {name: value for name, value in zip(Result._fields, result, strict=True) if value is not None}
-        return web.Response(status=status, body=json.dumps(content).encode(), content_type="application/json")
+        return web.Response(status=status, body=json.dumps(content).encode() + b"\n", content_type="application/json")
 
     async def _receive_from(
         self, adapter: Adapter, settle: Callable[[Fact], Awaitable[str]], request: web.BaseRequest
@@ -232,7 +232,7 @@ class Server:
                 outcomes = await self._settle_all(adapter, settle, facts)
         if adapter.answer:
             return web.Response(body=adapter.answer, content_type="text/plain")
-        return web.Response(body=json.dumps({"outcomes": outcomes}).encode(), content_type="application/json")
+        return web.Response(body=json.dumps({"outcomes": outcomes}).encode() + b"\n", content_type="application/json")
 
     async def _settle_all(
         self, adapter: Adapter, settle: Callable[[Fact], Awaitable[str]], facts: Sequence[Fact]

@@ -582,7 +582,7 @@ async def test_bodies_are_read_anew_once_a_setting_is_mended(command: Command, d
     assert said.out.splitlines()[1].startswith(f"{second}: dead letter (unreadable)")
     await drain(db)
     assert (await balance(db, 1))[1] == 100
-    assert await actions(db) == [("ann", "imported", None), ("ann", "dismissed", "read anew: queued")]
+    assert await actions(db) == [("ann", "imported", None), ("ann", "dismissed", "read anew, queued")]
 
     [conflict] = await facts(test_mode, test_mode.sample("1", 7, "USD"))
     assert isinstance(conflict, PaymentEvent)

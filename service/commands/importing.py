@@ -154,7 +154,8 @@ async def reread(session: OperatorSession, options: Namespace) -> ExitStatus:
             if as_before or not all(one in KEPT or one.startswith("dead letter") for one in outcomes):
                 left += 1
             else:
-                await session.dismiss(letter["id"], options.actor, f"read anew: {', '.join(sorted(outcomes))}")
+                note = ": ".join(filter(None, (f"read anew, {', '.join(sorted(outcomes))}", options.note)))
+                await session.dismiss(letter["id"], options.actor, note)
                 read += 1
             progress.wipe()
             for one in told:

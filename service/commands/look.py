@@ -114,6 +114,8 @@ async def dead(session: OperatorSession, options: Namespace) -> ExitStatus:
     elif letters:
         columns = "id", "died_at", "reason", "connection", "event_id", "kind", "amount", "currency", "invoice_id"
         print(table(letters, *columns, "detail"))
+    else:
+        print("No such dead letter is open." if options.after or options.reason else "No dead letter is open.")
     if len(letters) == options.limit:
         reason = f" --reason {printable(options.reason)}" if options.reason else ""
         complain(f"\nThe next page: python -m service dead{reason} --after {letters[-1]['id']}")

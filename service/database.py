@@ -107,6 +107,13 @@ class DeadLetter(NamedTuple):
     content_type: str
     event_id: str | None = None
 
+    @classmethod
+    def of_invalid(cls, event: PaymentEvent, detail: str) -> Self:
+        """For a provider's event that the database refuses."""
+        return cls(
+            event.connection or "", "invalid", detail, event.body or b"", event.content_type or "", event.event_id
+        )
+
 
 class Unfetched(NamedTuple):
     """A dead letter, by its id, whose money the provider's API has not told yet."""
@@ -242,12 +249,12 @@ class Session:
                 statement = self._statements[query] = await connection.prepare(query)
             return await statement.fetch(*arguments)
 
-    async def apply(self, events: Sequence[PaymentEvent], *, park: bool = False, wait: bool = False) -> list[Result]:
-        """apply_payment_events(): apply now; an event whose invoice is locked comes back `busy`, unless `wait`.
+    async def apply(self, events: Sequence[PaymentEvent], *, park: bool = False) -> list[Result]:
+        """apply_payment_events(): apply now; an event whose invoice is locked comes back `busy`.
 
-        With `wait` the statement waits for locks as long as its caller does. With `park` whatever is valid is stored.
+        With `park` whatever is valid is stored.
         """
-        return results(await self.fetch(_APPLY, *columns(events), park, wait))
+        return results(await self.fetch(APPLY, *columns(events), park, False))
 
     async def enqueue(self, events: Sequence[PaymentEvent], *, park: bool = False) -> list[Result]:
         """enqueue_payment_events(): store and queue; with `park` even an event that names no known invoice."""
@@ -585,7 +592,7 @@ _BURY = """
     from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[])
         l(connection, reason, detail, body, content_type, event_id)
 """
-_APPLY = call(Result._fields, "apply_payment_events", "p_deliveries", "p_park", "p_wait")
+APPLY = call(Result._fields, "apply_payment_events", "p_deliveries", "p_park", "p_wait")
 _ENQUEUE = call(RECEIPT, "enqueue_payment_events", "p_deliveries", "p_park")
 
 

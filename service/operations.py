@@ -78,10 +78,6 @@ class OperatorSession(Session):
         """find_named_invoices(): the ids of the invoices of this id or reference."""
         return [row[0] for row in await self.fetch("select * from find_named_invoices($1) order by 1", text)]
 
-    async def retry(self, letter: int, actor: str, note: str | None = None) -> None:
-        """retry_dead_letter(): back into the queue."""
-        await self.fetch("select retry_dead_letter($1, $2, $3)", letter, note, actor)
-
     async def newest_events(self, limit: int = 10) -> list[dict[str, Any]]:
         """The events that came last, and their states, newest first."""
         return await self.rows(f"{_STATES} order by s.id desc limit $1", limit)
@@ -130,8 +126,8 @@ class OperatorSession(Session):
         query = "select * from dead_letters where payment_event_id is null and event_id = $1 order by id limit 100"
         return await self.rows(query, text)
 
-    async def retry_all(self, letters: Sequence[int], actor: str, note: str | None = None) -> None:
-        """As retry(), all of them or, where one is refused, none."""
+    async def retry(self, letters: Sequence[int], actor: str, note: str | None = None) -> None:
+        """retry_dead_letter(): back into the queue, all of them or, where one is refused, none."""
         await self.fetch("select retry_dead_letter(id, $2, $3) from unnest($1::bigint[]) id", letters, note, actor)
 
     async def prune(self, days: int, limit: int, actor: str, note: str | None = None) -> int:

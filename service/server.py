@@ -263,10 +263,7 @@ class Server:
             detail = result.detail or "invalid"
         except RejectedError as error:
             detail = str(error)
-        connection, body, content_type = fact.connection or "", fact.body or b"", fact.content_type or ""
-        return await self._set_aside.submit(
-            DeadLetter(connection, "invalid", detail, body, content_type, fact.event_id)
-        )
+        return await self._set_aside.submit(DeadLetter.of_invalid(fact, detail))
 
     @contextlib.contextmanager
     def _answering(self) -> Iterator[None]:

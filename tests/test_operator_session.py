@@ -130,10 +130,10 @@ async def test_a_retry_is_recorded_under_the_actors_name(
     await report(database_url, PaymentEvent("e1", 1, 100, currency="EUR"))
     [letter] = await operator.dead_letters()
 
-    await operator.retry(letter["id"], "alice", "currency mended")
+    await operator.retry([letter["id"]], "alice", "currency mended")
 
     action = await db.fetchrow("select actor, action, note, dead_letter_id from operator_actions")
     assert action is not None
     assert tuple(action) == ("alice", "retried", "currency mended", letter["id"])
     with pytest.raises(RejectedError, match="PW008"):
-        await operator.retry(letter["id"], "alice")
+        await operator.retry([letter["id"]], "alice")

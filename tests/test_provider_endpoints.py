@@ -180,7 +180,7 @@ async def test_a_content_type_that_is_no_text_costs_no_money(database_url: str, 
         head = f"POST {QUEUE} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         said = await client.raw(head.encode() + b"Content-Type: application/json; x=\xff\r\n\r\n" + payment())
     assert said.startswith(b"HTTP/1.1 200")
-    assert said.endswith(b'{"outcomes": ["queued"]}')
+    assert said.endswith(b'{"outcomes": ["queued"]}\n')
     assert await db.fetchval("select content_type from deliveries") == "application/json; x=?"
 
 

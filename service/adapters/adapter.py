@@ -143,7 +143,9 @@ class Adapter(BaseModel, ABC):
 
     def naming(self, invoice: str, sample: dict[str, Any]) -> dict[str, Any]:
         """The sample with the invoice where our pointers look first."""
-        return put(sample, self.invoice[0], invoice)
+        for pointer in self.invoice[:1]:
+            put(sample, pointer, invoice)
+        return sample
 
     def sign(self, body: bytes, now: float) -> Mapping[str, str]:  # noqa: ARG002 - most sign in headers
         """The headers that make a sample authentic; none where it is signed within. Raises CannotSignError."""

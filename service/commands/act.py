@@ -48,9 +48,9 @@ async def retry(session: OperatorSession, options: Namespace) -> ExitStatus:
         for start in range(0, len(ids), BATCH):
             batch = ids[start : start + BATCH]
             try:
-                await session.retry_all(batch, options.actor, options.note)
+                await session.retry(batch, options.actor, options.note)
             except RejectedError:  # one of them is no longer open, or never was
-                refused |= await _each(batch, lambda one: session.retry(one, options.actor, options.note))
+                refused |= await _each(batch, lambda one: session.retry([one], options.actor, options.note))
             progress(start + len(batch))
     retried = {one: events[one] for one in ids if one not in refused}
     if options.dry_run:

@@ -226,9 +226,7 @@ async def _refused(session: ImportSession, number: int, event: PaymentEvent, det
     """What cannot be stored as an event: a provider's becomes a dead letter, our own sender corrects it."""
     if not park:
         return Told(number, "invalid", detail)
-    connection, body, content_type = event.connection or "", event.body or b"", event.content_type or ""
-    letter = DeadLetter(connection, "invalid", detail, body, content_type, event.event_id)
-    return await _set_aside(session, number, letter)
+    return await _set_aside(session, number, DeadLetter.of_invalid(event, detail))
 
 
 async def _set_aside(session: ImportSession, number: int, fact: Link | DeadLetter) -> Told:

@@ -82,7 +82,7 @@ class Console:
         self._session = LookSession(url, "payment_webhooks console")
         self._lock = asyncio.Lock()
         self._watcher = Watcher(
-            url, settings.poll_interval, lambda status: _message(render.page("live.html", status=status))
+            url, settings.poll_interval, lambda status: _server_sent(render.page("live.html", status=status))
         )
         self._streams = 0
 
@@ -275,7 +275,7 @@ class Console:
         async with self._database() as database:
             match request.match_info["action"]:
                 case "retry":
-                    await database.retry(letter, name, note)
+                    await database.retry([letter], name, note)
                     done = "retried"
                 case "reassign":
                     await database.reassign(letter, _number(form.get("invoice", ""), "invoice"), name, note)
@@ -303,7 +303,7 @@ class Console:
         return _see(f"/console/dead?done=bulk&count={count}")
 
 
-def _message(html: str) -> bytes:
+def _server_sent(html: str) -> bytes:
     """A server-sent event."""
     return "".join(f"data: {line}\n" for line in html.split("\n")).encode() + b"\n"
 

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from service import admin
 from service.adapters.adapter import Fact
-from service.database import PaymentEvent, Result, Session
+from service.database import APPLY, PaymentEvent, Result, Session, columns, results
 from service.process import run_until_signalled
 from service.server import Server
 from service.settings import Settings, from_environment
@@ -59,7 +59,7 @@ class PooledCall(Server):
             self._pool.put_nowait(Session(settings.required_database_url, "pooled"))
 
     async def apply(self, event: PaymentEvent) -> Result:
-        return await self._call(lambda session: session.apply([event], wait=True))
+        return await self._call(lambda session: _apply_waiting(session, event))
 
     async def enqueue(self, event: PaymentEvent) -> Result:
         return await self._call(lambda session: session.enqueue([event]))
@@ -80,13 +80,18 @@ class PooledCall(Server):
 class _Silent(Session):
     """A session whose calls succeed without a database."""
 
-    async def apply(self, events: Sequence[PaymentEvent], *, park: bool = False, wait: bool = False) -> list[Result]:  # noqa: ARG002 - as the method is called
+    async def apply(self, events: Sequence[PaymentEvent], *, park: bool = False) -> list[Result]:  # noqa: ARG002 - as the method is called
         await asyncio.sleep(0)
         return [_applied(event) for event in events]
 
     async def enqueue(self, events: Sequence[PaymentEvent], *, park: bool = False) -> list[Result]:  # noqa: ARG002 - the same
         await asyncio.sleep(0)
         return [Result(event.event_id, "queued", event.invoice_id, None) for event in events]
+
+
+async def _apply_waiting(session: Session, event: PaymentEvent) -> list[Result]:
+    """Waits for an invoice that is locked, where our own server comes back for it."""
+    return results(await session.fetch(APPLY, *columns([event]), False, True))
 
 
 def _applied(event: PaymentEvent) -> Result:

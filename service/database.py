@@ -260,11 +260,17 @@ class Session:
         """enqueue_payment_events(): store and queue; with `park` even an event that names no known invoice."""
         return results(await self.fetch(_ENQUEUE, *columns(events), park))
 
-    async def link(self, link: Link) -> str:
-        """link_invoice_reference(): the outcome `linked`, `duplicate`, `parked` or `conflict`."""
-        query = "select link_invoice_reference($1, $2, $3, $4)"
-        rows = await self.fetch(query, link.connection, link.reference, link.invoice_id, link.invoice_reference)
-        return str(rows[0][0])
+    async def link(self, links: Sequence[Link]) -> list[str]:
+        """link_invoice_reference() of each, in one commit: `linked`, `duplicate`, `parked` or `conflict`."""
+        if not links:
+            return []
+        ordered = sorted(links, key=lambda link: (link.connection, link.reference))  # as in bury()
+        rows = await self._link(*zip(*(link[:4] for link in ordered), strict=True))
+        outcomes = {link: str(row[0]) for link, row in zip(ordered, rows, strict=True)}
+        return [outcomes[link] for link in links]
+
+    async def _link(self, *columns: Sequence[object]) -> list[asyncpg.Record]:
+        return await self.fetch(_LINK, *columns)
 
     async def bury(self, letters: Sequence[DeadLetter]) -> None:
         """store_dead_letter() of each, in one commit; it keeps the same letter once."""
@@ -282,26 +288,30 @@ class Session:
         await self.fetch("select close_fetched_delivery($1)", letter)
 
     async def set_aside(self, facts: Sequence[Link | DeadLetter]) -> list[str]:
-        """Store what is no event: link()'s outcome of each, or the reason of the dead letter that it makes."""
+        """Store what is no event: link()'s outcome of each, or the reason of the dead letter that it makes.
+
+        Raises RejectedError where one of several is refused; alone it becomes a dead letter.
+        """
+        links = [fact for fact in facts if isinstance(fact, Link)]
+        refused = ""
+        try:
+            linked = dict(zip(links, await self.link(links), strict=True))
+        except RejectedError as error:
+            if len(facts) > 1:
+                raise
+            refused, linked = str(error), {links[0]: "invalid"}
         outcomes = []
         letters = []
         for fact in facts:
-            outcome, letter = await self._linked(fact) if isinstance(fact, Link) else (fact.reason, fact)
+            outcome = linked[fact] if isinstance(fact, Link) else fact.reason
             outcomes.append(outcome)
-            if letter is not None:
-                letters.append(letter)
+            if isinstance(fact, DeadLetter):
+                letters.append(fact)
+            elif outcome not in LINK_OUTCOMES:
+                detail = f"reference {fact.reference}: {refused or 'it is one of another invoice already'}"
+                letters.append(DeadLetter(fact.connection, outcome, detail, fact.body, fact.content_type))
         await self.bury(letters)
         return outcomes
-
-    async def _linked(self, link: Link) -> tuple[str, DeadLetter | None]:
-        detail = f"{link.reference} is a reference of another invoice already"
-        try:
-            outcome = await self.link(link)
-        except RejectedError as error:
-            outcome, detail = "invalid", f"reference {link.reference}: {error}"
-        if outcome in LINK_OUTCOMES:
-            return outcome, None
-        return outcome, DeadLetter(link.connection, outcome, detail, link.body, link.content_type)
 
     async def unready(self) -> str | None:
         """What keeps this database from serving this version of the service; None when nothing does."""
@@ -587,6 +597,11 @@ def call(fields: Sequence[str], function: str, *named: str) -> str:
     return f"select {', '.join(fields)} from {function}({', '.join(arrays + others)})"  # noqa: S608 - our names
 
 
+_LINK = """
+    select link_invoice_reference(l.connection, l.reference, l.invoice_id, l.invoice_reference)
+    from unnest($1::text[], $2::bigint[], $3::text[], $4::text[])
+        l(reference, invoice_id, invoice_reference, connection)
+"""
 _BURY = """
     select store_dead_letter(l.connection, l.reason, l.detail, l.body, l.content_type, l.event_id)
     from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::text[])

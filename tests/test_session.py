@@ -3,8 +3,10 @@
 import asyncio
 import time
 
+import pytest
+
 from service import listener
-from service.database import Session
+from service.database import DeadLetter, Link, RejectedError, Session
 from tests.calls import add_invoice
 from tests.conftest import Connection
 from tests.http_service import serving, settings
@@ -66,3 +68,38 @@ async def test_while_the_functions_are_not_there_everybody_has_to_send_again(db:
         for function in functions:
             await db.execute(f"alter function {function}_of_old rename to {function}")
         assert await answers() == [200, 202, 200]
+
+
+async def test_links_of_a_batch_share_a_commit_and_a_refused_one_is_told_apart(
+    db: Connection, database_url: str
+) -> None:
+    await add_invoice(db, 42)
+    one, other = Link("in_1", 42, None, "stripe", b"1"), Link("in_1", 43, None, "stripe", b"2")
+    batch: list[Link | DeadLetter] = [
+        Link("pi_1", None, "in_1", "stripe"),
+        one,
+        other,
+        DeadLetter("stripe", "odd", "why", b"3", ""),
+        one,
+    ]
+    async with Session(database_url, "test") as session:
+        assert await session.set_aside(batch) == ["linked", "duplicate", "conflict", "odd", "duplicate"]
+        bad = Link("", 42, None, "stripe", b"4")
+        with pytest.raises(RejectedError):
+            await session.set_aside([Link("in_2", 42, None, "stripe"), bad])
+        assert await session.set_aside([bad]) == ["invalid"]
+    assert await db.fetchval("select count(distinct xmin::text) from invoice_references where invoice_id = 42") == 1
+    assert await db.fetchval("select array_agg(reference order by reference) from invoice_references") == [
+        "in_1",
+        "pi_1",
+    ]
+    assert await db.fetchval("select array_agg(reason order by id) from dead_letters") == ["conflict", "odd", "invalid"]
+
+
+async def test_two_batches_of_the_same_links_never_wait_for_each_other(db: Connection, database_url: str) -> None:
+    await add_invoice(db, 42)
+    links = [Link(f"pi_{number}", 42, None, "stripe") for number in range(200)]
+    async with Session(database_url, "one") as one, Session(database_url, "other") as other:
+        for _ in range(5):
+            await db.execute("truncate invoice_references")
+            await asyncio.gather(one.set_aside(links), other.set_aside(links[::-1]))

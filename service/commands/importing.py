@@ -11,6 +11,8 @@ from functools import partial
 from itertools import islice
 from typing import BinaryIO, NamedTuple, TypeAlias
 
+import asyncpg
+
 from service import connections
 from service.adapters import direct, strict_json
 from service.adapters.adapter import Adapter, Delivery, Fact, FetchError
@@ -43,6 +45,11 @@ NOT_CONFIRMED = "not confirmed"
 OURS = "direct"
 """The connection of the plain endpoints."""
 _IMPORT = call(RECEIPT, "import_payment_events", "p_deliveries", "p_park", "p_note", "p_actor")
+_IMPORT_LINK = """
+    select import_invoice_reference(l.connection, l.reference, l.invoice_id, l.invoice_reference, $5, $6)
+    from unnest($1::text[], $2::bigint[], $3::text[], $4::text[])
+        l(reference, invoice_id, invoice_reference, connection)
+"""
 Line: TypeAlias = tuple[int, bytes]
 """Its number, from 1 on, and its text."""
 
@@ -74,11 +81,8 @@ class ImportSession(OperatorSession):
         """import_payment_events()."""
         return results(await self.fetch(_IMPORT, *columns(events), park, *self._trace))
 
-    async def link(self, link: Link) -> str:
-        """import_invoice_reference()."""
-        query = "select import_invoice_reference($1, $2, $3, $4, $5, $6)"
-        named = link.connection, link.reference, link.invoice_id, link.invoice_reference
-        return str((await self.fetch(query, *named, *self._trace))[0][0])
+    async def _link(self, *columns: Sequence[object]) -> list[asyncpg.Record]:
+        return await self.fetch(_IMPORT_LINK, *columns, *self._trace)
 
     async def bury(self, letters: Sequence[DeadLetter]) -> None:
         """import_dead_letter() of each."""

@@ -67,7 +67,8 @@ class Adyen(Adapter):
     def translate(self, item: Payload) -> Iterable[PaymentEvent | Link]:
         code, psp = item.text("/eventCode"), item.text("/pspReference")
         kind, stage = MOVEMENTS.get(code, ("", ""))
-        if not kind or item.get("/success") != "true":
+        is_check = code == "AUTHORISATION" and money.is_zero(item.get("/amount/value"))  # of a card: no money moves
+        if not kind or is_check or item.get("/success") != "true":
             return
         self.require_mode(live=item.text("/live") == "true")
         self.require_account(item.get("/merchantAccountCode"))
@@ -78,22 +79,21 @@ class Adyen(Adapter):
             kind = "payment_reversal"
         reference = psp + stage
         if code == "AUTHORISATION":
-            if not money.is_zero(item.get("/amount/value")):
-                yield from self.links(item, psp)
-            if by_hand or money.is_zero(item.get("/amount/value")):
+            yield from self.links(item, psp)
+            if by_hand:
                 return
-        elif by_hand:
-            if kind == "payment_reversal" and code != "CAPTURE_FAILED":  # what is canceled was never captured
-                return
+        elif by_hand and kind == "payment_reversal" and code != "CAPTURE_FAILED":
+            return  # what is canceled was never captured
         elif code == "EXPIRE":
             raise UnusableError("expired", "what counts as paid was not captured, or not all of it: see manual_capture")
-        elif kind.startswith("payment"):  # a capture reports the authorised payment again, and should say the same
+        elif kind.startswith("payment") and not by_hand:  # a capture reports again, and alike, what was authorised
             reference = item.text("/originalReference")
         original = item.optional_text("/originalReference")
         if original is None and "CHARGEBACK" in code:  # unless Adyen is asked to name both, it names the payment alone
             original = psp
         got = money.from_minor(item.get("/amount/value"), item.get("/amount/currency"), EXPONENTS)
-        yield self.event(
-            item, f"{psp}:{code}:true", kind, got, reference, parent=None if kind == "payment" else original,
-            invoice=None if code == "AUTHORISATION" or original is None else (None, original), time="/eventDate",
-        )  # fmt: skip
+        parent = None if kind == "payment" else original
+        by_name = (None, original if by_hand or parent is None else None)
+        invoice = None if code == "AUTHORISATION" or original is None else by_name
+        event_id = f"{psp}:{code}:true"
+        yield self.event(item, event_id, kind, got, reference, parent=parent, invoice=invoice, time="/eventDate")

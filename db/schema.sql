@@ -438,6 +438,29 @@ COMMENT ON FUNCTION public.as_invoice_id(p_text text) IS 'The invoices.id that a
 
 
 --
+-- Name: await_standby(); Type: FUNCTION; Schema: public; Owner: -
+--
+
+CREATE FUNCTION public.await_standby() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    AS $$
+begin
+    if current_setting('synchronous_standby_names') <> '' then
+        perform pg_logical_emit_message(true, 'payment_webhooks', '');
+    end if;
+end
+$$;
+
+
+--
+-- Name: FUNCTION await_standby(); Type: COMMENT; Schema: public; Owner: -
+--
+
+COMMENT ON FUNCTION public.await_standby() IS 'Makes the commit of a transaction that found everything known wait for synchronous standbys, as if it wrote: whoever wrote it may have been cut off while waiting for them.';
+
+
+--
 -- Name: base_kind(text); Type: FUNCTION; Schema: public; Owner: -
 --
 
@@ -467,6 +490,9 @@ begin
     from payment_events e
     where e.id = p_id
     on conflict do nothing;
+    if not found and (select d.id from dead_letters d where d.payment_event_id = p_id and (d.resolution is null or d.resolution = 'dismissed')) is null then
+        perform raise_kept_back('dead_letters');
+    end if;
 end
 $$;
 
@@ -853,7 +879,7 @@ declare
 begin
     update payment_queue q
     set attempts = q.attempts + 1,
-        next_attempt_at = now() + least(power(2, q.attempts), 3600) * (0.5 + random()) * interval '1 s',
+        next_attempt_at = now() + least(power(2, least(q.attempts, 12)), 3600) * (0.5 + random()) * interval '1 s',
         last_error = left(p_error, 2000)
     where q.id = p_id
     returning q.attempts into v_attempts;
@@ -862,7 +888,8 @@ begin
     end if;
     -- Whoever applies it meanwhile holds its invoice: then the next attempt sees what came of it.
     v_invoice_ids := find_invoices(array(select e from payment_events e where e.id = p_id));
-    if (select i.id from invoices i where i.id = any(v_invoice_ids) for no key update skip locked) is null and v_invoice_ids[1] is not null then
+    if (select i.id from invoices i where i.id = any(v_invoice_ids) for no key update skip locked) is null
+            and exists (select from invoices i where i.id = any(v_invoice_ids)) then
         return false;
     end if;
     if (select p.id from payments p where p.id = p_id) is not null or (select r.id from payment_reports r where r.id = p_id) is not null then
@@ -919,11 +946,13 @@ begin
     return array(
         select coalesce(
             (select a.invoice_id from reassigned_events a where a.id = e.id),
-            case when e.kind <> 'payment' and num_nonnulls(e.invoice_id, e.invoice_reference) > 0 then (    -- a payment given to another takes along what is about it
-                select a.invoice_id from reassigned_events a where a.id = (
-                    select p.id from payments p
-                    where p.connection = e.connection and p.kind = movement_kind(e.kind)
-                      and p.reference = movement_reference(e.kind, e.reference, e.parent_reference))) end,
+            -- What an operator gave to another invoice takes along what is about it and names the old one.
+            case when e.kind <> 'payment' and num_nonnulls(e.invoice_id, e.invoice_reference) > 0 then (
+                select p.invoice_id from payments p join payment_events b on b.id = p.id
+                where p.connection = e.connection and p.kind = movement_kind(e.kind)
+                  and p.reference = movement_reference(e.kind, e.reference, e.parent_reference)
+                  and ((b.invoice_id, b.invoice_reference) is not distinct from (e.invoice_id, e.invoice_reference)
+                       or exists (select from reassigned_events a where a.id = p.id))) end,
             e.invoice_id,
             case when e.invoice_reference is not null
                 then (select r.invoice_id from invoice_references r where r.connection = e.connection and r.reference = e.invoice_reference)
@@ -992,7 +1021,8 @@ begin
         select e.id from (    -- no index leads to what is not posted
             (select q.id from payment_queue q order by q.id limit 10000)
             union all (select w.id from parked_events w order by w.id limit 10000)
-            union all (select d.payment_event_id from dead_letters d where d.resolution is null or d.resolution = 'dismissed' order by d.id desc limit 10000)) n
+            union all (select d.payment_event_id from dead_letters d
+                       where d.payment_event_id is not null and (d.resolution is null or d.resolution = 'dismissed') order by d.id desc limit 10000)) n
         cross join lateral (select k.id, k.reference from payment_events k where k.id = n.id offset 0) e
         where e.reference = p_text
     ) f order by f.id limit 100;
@@ -1004,7 +1034,7 @@ $$;
 -- Name: FUNCTION find_payment_events(p_text text); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.find_payment_events(p_text text) IS 'The ids of up to 100 events by what a person has at hand: an event id, its reference (of what is not posted, among the first 10,000 that are queued, parked or dead), or the invoice, invoice reference or movement that a parked event waits for. select * from payment_event_states where id in (select find_payment_events(…));';
+COMMENT ON FUNCTION public.find_payment_events(p_text text) IS 'The ids of up to 100 events by what a person has at hand: an event id, its reference (of what is not posted, among the first 10,000 that are queued, the first that are parked and the last that are dead), or the invoice, invoice reference or movement that a parked event waits for. select * from payment_event_states where id in (select find_payment_events(…));';
 
 
 --
@@ -1135,7 +1165,8 @@ begin
               and m.connection = v_event.connection and m.kind = movement_kind(v_event.kind)
               and m.reference = movement_reference(v_event.kind, v_event.reference, v_event.parent_reference)
               and not exists (select from payment_events k where k.connection = m.connection and k.event_id = m.event_id)
-              and not exists (select from unnest(p_events[:m.ordinality - 1]) k where k.connection = m.connection and k.event_id = m.event_id)
+              and not exists (select from unnest(p_events[:m.ordinality - 1]) with ordinality k
+                              where k.connection = m.connection and k.event_id = m.event_id and p_states[k.ordinality] in ('ready', 'waiting'))
             order by m.ordinality limit 1);
         if v_event.currency <> (select i.currency from invoices i where i.id = v_invoice_ids[v_position]) then
             p_invoice_ids[v_position] := v_invoice_ids[v_position];
@@ -1515,6 +1546,7 @@ begin
         end if;
     end if;
 
+    perform await_standby();
     -- Known or parked before, perhaps by another a moment ago: a statement of its own sees that one's row.
     v_invoice_id := coalesce(v_invoice_id, p_invoice_id);
     return (
@@ -2024,12 +2056,16 @@ CREATE FUNCTION public.process_claimed_events(p_ids bigint[], p_max_attempts int
     AS $$
 declare
     v_ids bigint[] := array(select q.id from payment_queue q where q.id = any(p_ids) order by q.id for update skip locked);
+    v_given bigint[] := array(select a.id from reassigned_events a where a.id = any(v_ids));
     v_outcomes payment_event_outcome[];
     v_failed record;
 begin
     claimed := cardinality(v_ids);
+    -- What an operator gave to another invoice comes first: what is about it has to find it there.
     v_outcomes := apply_isolated(
-        array(select e from payment_events e where e.id = any(v_ids) order by e.id), p_stored => true, p_park => true, p_wait => false);
+            array(select e from payment_events e where e.id = any(v_given) order by e.id), p_stored => true, p_park => true, p_wait => false)
+        || apply_isolated(
+            array(select e from payment_events e where e.id = any(v_ids) and e.id <> all(v_given) order by e.id), p_stored => true, p_park => true, p_wait => false);
 
     select count(*) filter (where o.outcome = 'applied'), count(*) filter (where o.outcome = 'duplicate'),
            count(*) filter (where o.outcome = 'parked'), count(*) filter (where o.outcome = 'busy'),
@@ -2636,7 +2672,7 @@ begin
         returning id
     )
     select array_agg(p.id) into v_parked from parked p;
-    if exists (select from unnest(v_outcomes) o where o.outcome = 'parked' and o.id = any(p_own)
+    if exists (select from unnest(v_outcomes) o where o.outcome = 'parked' and o.id = any(p_own) and o.id <> all(coalesce(v_parked, '{}'))
                and (select w.id from parked_events w where w.id = o.id) is null) then
         perform raise_kept_back('parked_events');
     end if;
@@ -2704,6 +2740,8 @@ begin
     if found then
         insert into deliveries (id, connection, content_type, body)
         select d.delivery_id, p_connection, left(p_content_type, 255), p_body from dead_letters d where d.id = v_id;
+    else
+        perform await_standby();
     end if;
     return v_id;
 end
@@ -2783,6 +2821,7 @@ begin
     if not p_known then
         return;
     end if;
+    perform await_standby();
 
     -- In a statement of its own, so that it sees what another transaction had just committed. Known is what is stored
     -- under the same id, unless a later event of this batch has stored it. What is known may be posted now if the
@@ -3995,12 +4034,16 @@ CREATE TRIGGER invoice_references_release AFTER INSERT ON public.invoice_referen
 
 CREATE TRIGGER invoices_follow_amount BEFORE UPDATE OF amount ON public.invoices FOR EACH ROW WHEN ((old.amount <> new.amount)) EXECUTE FUNCTION public.follow_invoice_amount();
 
+ALTER TABLE public.invoices ENABLE ALWAYS TRIGGER invoices_follow_amount;
+
 
 --
 -- Name: invoices invoices_freeze_currency; Type: TRIGGER; Schema: public; Owner: -
 --
 
 CREATE TRIGGER invoices_freeze_currency BEFORE UPDATE OF currency ON public.invoices FOR EACH ROW WHEN ((old.currency <> new.currency)) EXECUTE FUNCTION public.freeze_invoice_currency();
+
+ALTER TABLE public.invoices ENABLE ALWAYS TRIGGER invoices_freeze_currency;
 
 
 --

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
 
 import uvloop
 
@@ -87,6 +86,7 @@ def psql(settings: Settings, arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Run with the settings of the environment; without WEBHOOK_SECRETS events of this machine are taken unsigned."""
+    ended: tuple[Iterable[object], ExitStatus] | None = None
     try:
         match sys.argv[1:]:
             case ["-h" | "--help" | "help"]:
@@ -94,11 +94,14 @@ def main() -> None:
             case arguments:
                 _main(from_environment(os.environ, allow_unsigned=True), arguments)
     except* SettingsError as errors:
-        _end(errors.exceptions, ExitStatus.USAGE)
+        ended = errors.exceptions, ExitStatus.USAGE
     except* UnavailableError as errors:
-        _end(map(commands.unreachable, errors.exceptions), ExitStatus.UNREACHABLE)
+        ended = map(commands.unreachable, errors.exceptions), ExitStatus.UNREACHABLE
     except* (embedded.EmbeddedError, migrate.MigrationError) as errors:
-        _end(errors.exceptions, ExitStatus.NEEDS_A_PERSON)
+        ended = errors.exceptions, ExitStatus.NEEDS_A_PERSON
+    if ended is not None:  # sys.exit() within except* is swallowed by some versions of Python 3.11
+        print("\n".join(map(str, ended[0])), file=sys.stderr)
+        sys.exit(ended[1])
 
 
 def _main(settings: Settings, arguments: Sequence[str]) -> None:
@@ -112,11 +115,6 @@ def _main(settings: Settings, arguments: Sequence[str]) -> None:
             sys.exit(send.run(settings, rest))
         case _:
             sys.exit(commands.run(settings, arguments))
-
-
-def _end(errors: Iterable[object], status: ExitStatus) -> NoReturn:
-    print("\n".join(map(str, errors)), file=sys.stderr)
-    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -210,8 +210,8 @@ class Session:
         connection.add_log_listener(self._on_notice)
         return connection
 
-    def _on_notice(self, _: object, message: Any) -> None:
-        if message.server_source_function == "SyncRepWaitForLSN":
+    def _on_notice(self, connection: object, message: Any) -> None:
+        if message.server_source_function == "SyncRepWaitForLSN" and connection is self._connection:
             self._unreplicated = True
 
     @contextlib.asynccontextmanager
@@ -243,7 +243,7 @@ class Session:
         connection = await self.connection()
         async with self._guard():
             if self.pooled:
-                async with connection.transaction(isolation="read_committed"):
+                async with _transaction_of(connection):
                     return await connection.fetch(query, *arguments)
             if (statement := self._statements.get(query)) is None:
                 statement = self._statements[query] = await connection.prepare(query)
@@ -463,16 +463,8 @@ class QueueSession(Session):
     async def _transaction(self, seconds: float = STATEMENT_TIMEOUT) -> AsyncIterator[Connection]:
         """The connection in a transaction of several statements, all within `seconds`."""
         connection = await self.connection()
-        transaction = connection.transaction()
-        async with self._timed(seconds), self._guard():
-            await transaction.start()
-            try:
-                yield connection
-            except asyncpg.PostgresError:  # not when cancelled: over a dead network the rollback would wait for ever
-                if not connection.is_closed():
-                    await transaction.rollback()
-                raise
-            await transaction.commit()
+        async with self._timed(seconds), self._guard(), _transaction_of(connection):
+            yield connection
 
     async def _look(self, query: str, *arguments: object) -> asyncpg.Record:
         """The row of a query that PostgreSQL ends after LOOK_TIMEOUT; watch, gate and LISTEN survive that."""
@@ -564,12 +556,14 @@ _WATCHFUL = """
     set idle_in_transaction_session_timeout = 10000;
 """
 _TABLE_LOCK = """
-    select format('process %s has locked table %s, or waits to', l.pid, c.relname)
-    from pg_locks l join pg_class c on c.oid = l.relation
-    where l.database = (select d.oid from pg_database d where d.datname = current_database())
-      and c.relnamespace = (select q.relnamespace from pg_class q where q.oid = 'payment_queue'::regclass)
+    select format('process %s has locked table %s, or waits to',
+                  coalesce(l.pid::text, 'of a prepared transaction'), l.relation::regclass)
+    from pg_locks l
+    where l.locktype = 'relation'
+      and l.database = (select d.oid from pg_database d where d.datname = current_database())
+      and l.relation = any('{invoices,payments,payment_reports,payment_queue,parked_events,dead_letters}'::regclass[])
       and l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-      and l.pid <> pg_backend_pid()
+      and l.pid is distinct from pg_backend_pid()
     limit 1
 """
 _END_BACKEND = "select pg_terminate_backend(pid, 1000) from pg_stat_activity where pid = $1 and backend_start = $2"
@@ -583,6 +577,19 @@ def each_host(url: str) -> list[str]:
     """The URL for each of its hosts: asyncpg would give all the time there is to a first one that says nothing."""
     before, hosts, rest = re.match(r"(\w+://(?:[^@/?#]*@)?|)([^/?#]*)(.*)", url, re.DOTALL).groups()  # type: ignore[union-attr]
     return [f"{before}{host}{rest}" for host in hosts.split(",")]
+
+
+@contextlib.asynccontextmanager
+async def _transaction_of(connection: Connection) -> AsyncIterator[None]:
+    transaction = connection.transaction(isolation="read_committed")
+    await transaction.start()
+    try:
+        yield
+    except asyncpg.PostgresError:  # not when cancelled: over a dead network the rollback would wait for ever
+        if not connection.is_closed():
+            await transaction.rollback()
+        raise
+    await transaction.commit()
 
 
 async def _close(connection: Connection) -> None:

@@ -140,6 +140,8 @@ class Listener:
     async def _back_off(self, error: UnavailableError | RejectedError) -> None:
         if isinstance(error, RejectedError):
             self._unready = await self.session.unready()
+        elif str(error) != self._unready:  # of an earlier error
+            self._unready = None
         if not self._pause:
             _log.warning("database_unavailable", error=self._unready or str(error), sqlstate=error.sqlstate)
         self._next_poll = -math.inf  # this may have cut one short
@@ -368,6 +370,7 @@ class Listener:
 
         `alone` says that an event that was claimed alone has had all the time that it may have.
         """
+        connected = self.session.connected  # asking for the lock opens another
         if error.sqlstate == QUERY_CANCELED and (lock := await self.session.table_lock()) is not None:
             raise UnavailableError(lock)
         apart = retries or self._suspects[retries] > 0
@@ -381,7 +384,7 @@ class Listener:
             self._suspects[retries] = 0
             state = f" (SQLSTATE {error.sqlstate})" if isinstance(error, UnavailableError) and error.sqlstate else ""
             self._blamed = (claimed[0], f"its transaction failed as a whole: {error}{state}")
-        if not self.session.connected:
+        if not connected:
             raise error
         if self._blamed is not None:
             await self._record_failure(*self._blamed)

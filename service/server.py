@@ -97,7 +97,7 @@ class Server:
         self._apply_or_park = self._commit("apply_or_park", lambda session: partial(session.apply, park=True))
         self._enqueue_any = self._commit("enqueue_any", lambda session: partial(session.enqueue, park=True))
         self._set_aside = self._commit("set_aside", lambda session: partial(_set_aside, session))
-        self._available = True
+        self._available, self._failed_at = True, 0.0
 
     def _session(self) -> Session:
         """A connection of its own, opened when it is first used."""
@@ -107,7 +107,7 @@ class Server:
 
     def _commit(self, name: str, flush: Callable[[Session], Flush[Item, Outcome]]) -> GroupCommit[Item, Outcome]:
         commit = GroupCommit(
-            [_installed(flush(self._session())) for _ in range(LANES)],
+            [_installed(session, flush(session)) for session in [self._session() for _ in range(LANES)]],
             splits=(RejectedError, BlockedError),
             deadline=self.settings.request_deadline,
             on_batch=_batches.labels(name).observe,
@@ -287,23 +287,25 @@ class Server:
             raise _unauthenticated()
 
     def _note_database(self, *, available: bool, error: Exception | None = None) -> None:
-        """One line when the database goes, one when it is back."""
-        if available != self._available:
-            self._available = available
-            if available:
-                _log.info("database_available")
-            else:
+        """One line when the database goes, one when it is back for a second: a lane alone may reach it, or not."""
+        if not available:
+            self._failed_at = time.monotonic()
+            if self._available:
+                self._available = False
                 _log.warning("database_unavailable", error=str(error) or type(error).__name__)
+        elif not self._available and time.monotonic() > self._failed_at + 1:
+            self._available = True
+            _log.info("database_available")
 
 
-def _installed(flush: Flush[Item, Outcome]) -> Flush[Item, Outcome]:
+def _installed(session: Session, flush: Flush[Item, Outcome]) -> Flush[Item, Outcome]:
     """The flush; where the database lacks our functions, or this login the right to call them, it is unavailable."""
 
     async def call(batch: Sequence[Item]) -> Sequence[Outcome]:
         try:
             return await flush(batch)
         except RejectedError as error:
-            if error.sqlstate in NOT_INSTALLED:
+            if error.sqlstate in NOT_INSTALLED and await session.unready() is not None:  # else a trigger's own error
                 raise UnavailableError(str(error), error.sqlstate) from None
             raise
 

@@ -107,7 +107,9 @@ class Settings(BaseModel):
         try:
             _ = [urlsplit(one).port for one in each_host(url or "")]
         except ValueError:
-            raise ValueError("it is no URL: write / # ? @ : in user and password as %2F %23 %3F %40 %3A") from None
+            raise ValueError(
+                "it is no URL, or its port is none; in a password write / # ? @ : [ ] as %2F %23 %3F %40 %3A %5B %5D"
+            ) from None
         return url
 
     @property

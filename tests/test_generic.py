@@ -180,6 +180,7 @@ async def test_an_event_is_what_is_configured(kind: str, data: dict[str, Any], f
         ({"amount_unit": "number"}, {"amount": 50.5, "currency": "JPY"}, "bad_amount"),
         ({"amount_unit": "number"}, {"amount": 9.999}, "bad_amount"),
         ({"amount_unit": "number"}, {"amount": 1e40}, "bad_amount"),
+        ({"amount_unit": "number"}, {"amount": 1e16}, "bad_amount"),
         ({"amount_unit": "number"}, {"amount": "50"}, "bad_amount"),
         ({"amount_unit": "number"}, {"amount": True}, "bad_amount"),
         ({"amount_unit": "minor_text"}, {"amount": "5000"}, ("e1", "payment", 5000, "EUR", "p1", 42)),
@@ -207,8 +208,15 @@ async def test_a_body_may_hold_several_events() -> None:
     events = [{"id": f"e{n}", "type": "paid", "data": DATA | {"payment": f"p{n}"}} for n in (1, 2)]
     found = await facts(example("generic", events="/batch"), {"batch": [events[0], "junk", events[1]]})
     assert in_short(found) == [
-        ("payment", 5000, "EUR", "p1", 42), ("unreadable",), ("payment", 5000, "EUR", "p2", 42),
+        ("payment", 5000, "EUR", "p1", 42), ("payment", 5000, "EUR", "p2", 42), ("unreadable",),
     ]  # fmt: skip
+
+
+async def test_of_a_batch_of_no_use_the_body_is_kept_once() -> None:
+    [letter] = await facts(example("generic", events="/batch"), {"batch": [{"type": "paid"}] * 250})
+    assert isinstance(letter, DeadLetter)
+    assert letter.detail.startswith("/batch/0: ")
+    assert letter.detail.endswith("; and 245 more")
 
 
 @pytest.mark.parametrize(

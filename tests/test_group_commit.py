@@ -145,7 +145,7 @@ async def test_under_overload_it_answers_nearly_as_many_as_it_can_commit() -> No
                 tasks.create_task(ask(number))
             await asyncio.sleep(0.004)
     await group.close()
-    assert answered > 0.6 * 500 * 3
+    assert answered > 0.4 * 500 * 3
 
 
 async def test_one_lane_works_alone_and_another_helps_while_its_batch_is_late() -> None:

@@ -717,3 +717,22 @@ async def test_a_table_that_somebody_locks_is_no_events_fault(database_url: str,
             await applied(db)
     assert await whereabouts(db, "e1") == ("processed", "posted")
     assert not any(line["event"] in {"batch_failed", "event_failed"} for line in said)
+
+
+async def test_a_lock_elsewhere_keeps_no_event_from_its_application(database_url: str, db: Connection) -> None:
+    await add_invoice(db, 2)
+    await db.execute("""
+        create table customers (id int);
+        create function hang() returns trigger language plpgsql as $$
+        begin if new.id = 2 then perform pg_sleep(60); end if; return new; end $$;
+        create trigger hang before update on invoices for each row execute function hang()""")
+    other = await asyncpg.connect(database_url)
+    async with db.transaction():
+        await db.execute("lock table customers in share mode")
+        async with listening(database_url):
+            await calls.enqueue_all(other, [Event("hangs", 2, 1), Event("e1", 1, 1)])
+            started = time.monotonic()
+            while await whereabouts(other, "e1") != ("processed", "posted"):
+                assert time.monotonic() < started + 16  # two time-outs of 5 s, one of 1 s
+                await asyncio.sleep(0.1)
+    await other.close()

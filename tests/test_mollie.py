@@ -81,7 +81,7 @@ async def what(adapter: Adapter, body: bytes | dict[str, Any]) -> list[tuple[Any
         ({"amount": {"value": "10.50", "currency": "JPY"}}, [("bad_amount",)]),  # 81
         ({"amount": {"value": "10.005", "currency": "EUR"}}, [("bad_amount",)]),  # 80
         ({"amount": {"value": 50.0, "currency": "EUR"}}, [("bad_amount",)]),
-        ({"amount": {"value": "0.00", "currency": "EUR"}}, [("bad_amount",)]),  # 88
+        ({"amount": {"value": "0.00", "currency": "EUR"}}, []),  # 88, a card's mandate
         ({"amount": {"value": "5.00", "currency": "XYZ"}}, [("unknown_currency",)]),  # 83
         ({"amount": "50.00"}, [("unknown_currency",)]),
         ({"mode": "test"}, [("wrong_mode",)]),  # 92
@@ -224,6 +224,11 @@ async def test_what_a_signed_event_is_about(provider: ProviderApi) -> None:
     adapter = example("mollie", api_url=provider.url)
     assert await what(adapter, event("payment.paid", "tr_1")) == [PAID]
     assert await what(adapter, event("payment-link.paid", "pl_1")) == [PAID]
+    other = PAYMENT | {"id": "tr_0", "amount": {"value": "5.00", "currency": "XYZ"}}
+    provider.answers["/v2/payment-links/pl_3/payments?limit=250"] = {"_embedded": {"payments": [other, PAYMENT]}}
+    assert await what(adapter, event("payment-link.paid", "pl_3")) == [PAID, ("unknown_currency",)]
+    provider.answers["/v2/payment-links/pl_4/payments?limit=250"] = {"_embedded": None}
+    assert await what(adapter, event("payment-link.paid", "pl_4")) == []
     refunded = event("refund.refunded", "re_1", _embedded={"entity": {"id": "re_1", "paymentId": "tr_1"}})
     assert await what(adapter, refunded) == [PAID]
     charged_back = event("chargeback.received", "chb_1", _embedded={"entity": {"id": "chb_1", "paymentId": "tr_1"}})

@@ -329,8 +329,29 @@ async def test_what_is_about_a_payment_follows_it_to_the_invoice_it_was_given_to
     await apply(db, Event("e1", 1, 500, currency="EUR", reference="pi_1"), park=True)
     await operator.execute("select reassign_dead_letter(id, 2) from open_dead_letters")
     await process(db)
-    row = await apply(db, Event("e2", 1, 500, "refund", reference="re_1", parent_reference="pi_1"))
-    assert (row["outcome"], row["invoice_id"]) == ("applied", 2)
+    undone = [
+        Event("e2", 1, 500, "refund", reference="re_1", parent_reference="pi_1"),
+        Event("e3", 1, 500, "refund_reversal", reference="re_1"),
+        Event("e4", 1, 500, "chargeback", reference="dp_1", parent_reference="pi_1"),
+        Event("e5", 1, 500, "chargeback_reversal", reference="dp_1"),
+    ]
+    for event in undone:
+        row = await apply(db, event)
+        assert (row["outcome"], row["invoice_id"]) == ("applied", 2), event
+
+
+@pytest.mark.parametrize("batch_size", [1, 500])
+async def test_a_refund_follows_the_payment_that_was_given_away_though_one_batch_has_both(
+    db: Connection, operator: Connection, batch_size: int
+) -> None:
+    await add_invoice(db, 1)
+    await add_invoice(db, 2, currency="EUR")
+    await apply(db, Event("e1", 1, 1000, currency="EUR", reference="pi_1"), park=True)
+    await operator.execute("select reassign_dead_letter(id, 2) from open_dead_letters")
+    await enqueue(db, Event("e2", 1, 400, "refund", reference="re_1", parent_reference="pi_1"))
+    await drain(db, batch_size)
+    assert await balance(db, 1) == ("sent", 0, 0, 0)
+    assert await balance(db, 2) == ("partially_refunded", 1000, 400, 0)
 
 
 async def one_in_each_place(db: Connection) -> None:

@@ -1269,6 +1269,79 @@ async def test_what_a_trigger_keeps_from_being_stored_is_not_acknowledged(db: Co
     await assert_consistent(db)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "select look_at_parked_events(p_park_days => 0)",
+        "select fail_payment_event(1, 'x', 1)",
+        "select apply_payment_event('c', 2, 100, p_currency => 'EUR', p_park => true)",
+    ],
+)
+async def test_a_letter_that_a_trigger_keeps_back_buries_nothing(db: Connection, call: str) -> None:
+    await add_invoice(db, 2)
+    if "fail" in call:
+        await enqueue(db, Event("e", 2))
+    else:
+        await apply(db, Event("e", 1), park=True)
+    await db.execute("""
+        create function forget() returns trigger language plpgsql as 'begin return null; end';
+        create trigger forget before insert on dead_letters for each row execute function forget();
+        """)
+    with pytest.raises(asyncpg.PostgresError, match="a trigger on dead_letters kept a row"):
+        await db.execute(call)
+    await assert_consistent(db)
+
+
+async def test_a_trigger_on_parked_events_may_bring_the_invoice(db: Connection) -> None:
+    await db.execute("""
+        create function bring() returns trigger language plpgsql security definer set search_path from current as $$
+        begin
+            insert into invoices (id, amount) values (new.invoice_id, 1000) on conflict do nothing;
+            return null;
+        end $$;
+        create trigger bring after insert on parked_events for each row execute function bring();
+    """)
+    await apply(db, Event("sync", 1), park=True)
+    await enqueue(db, Event("queued", 2), park=True)
+    await drain(db)
+    assert await whereabouts(db, "sync") == await whereabouts(db, "queued") == ("processed", "posted")
+
+
+async def test_what_names_no_known_invoice_and_always_fails_dies_too(db: Connection) -> None:
+    await db.execute("""
+        create function refuse() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;
+        create trigger refuse before insert on parked_events for each row execute function refuse();
+    """)
+    await enqueue(db, Event("e", 9), park=True)
+    await db.execute("update payment_queue set attempts = 1024")  # after six weeks
+    assert (await process(db, max_attempts=10_000))["failed"] == 1
+    await db.execute("update payment_queue set next_attempt_at = now()")
+    await process(db, max_attempts=1)
+    assert await whereabouts(db, "e") == ("failed", "dead")
+
+
+async def test_what_is_refused_stores_nothing_after_a_refused_namesake_of_its_payment(db: Connection) -> None:
+    await add_invoice(db, 1)
+    await add_invoice(db, 2)
+    events = [
+        Event("p", 2, currency="EUR", reference="P"),
+        Event("p", 1, reference="P"),
+        Event("r", None, 60, "refund", "EUR", reference="R", parent_reference="P"),
+    ]
+    assert outcomes(await apply_all(db, events)) == ["currency_mismatch", "applied", "currency_mismatch"]
+    assert await whereabouts(db, "r") is None
+
+
+async def test_what_holds_of_an_invoice_holds_for_a_subscription_too(db: Connection) -> None:
+    await add_invoice(db, 1)
+    await apply(db, Event("e", 1, 10_000))
+    await db.execute("set session_replication_role = replica")  # as logical replication's worker has it
+    with pytest.raises(asyncpg.PostgresError, match="frozen"):
+        await db.execute("update invoices set currency = 'EUR'")
+    await db.execute("update invoices set amount = 20000")
+    assert await balance(db, 1) == ("partially_paid", 10_000, 0, 0)
+
+
 async def test_an_event_at_which_an_assertion_of_a_trigger_fails_fails_alone(db: Connection) -> None:
     await add_invoice(db, 1)
     await db.execute("""

@@ -114,5 +114,6 @@ async def test_any_order_leaves_the_same_invoice(
     row = await db.fetchrow("select amount_paid, amount_refunded, amount_charged_back from invoices where id = 42")
     assert row is not None
     assert tuple(row) == (10_000, 4000, 0)
-    assert await counts(db, "dead_letters", "parked_events", "parked_references") == [0, 0, 0]
+    letters = 1 if name == "adyen" and not settings else 0  # of a capture where AUTHORISATION pays
+    assert await counts(db, "dead_letters", "parked_events", "parked_references") == [letters, 0, 0]
     await assert_consistent(db)

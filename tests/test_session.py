@@ -2,11 +2,15 @@
 
 import asyncio
 import time
+from functools import partial
+from pathlib import Path
 
+import asyncpg
 import pytest
 
-from service import listener
-from service.database import DeadLetter, Link, RejectedError, Session
+from service import embedded, listener, migrate
+from service.database import DeadLetter, Link, QueueSession, RejectedError, Session, UnavailableError
+from tests import sessions
 from tests.calls import add_invoice
 from tests.conftest import Connection
 from tests.http_service import serving, settings
@@ -20,10 +24,17 @@ async def set_default(db: Connection, setting: str) -> None:
 
 async def test_it_is_read_committed_whatever_the_database_defaults_to(database_url: str, db: Connection) -> None:
     await set_default(db, "set default_transaction_isolation = 'serializable'")
-    async with Session(database_url, "test") as session:
-        for session.pooled in (False, True):
-            [(isolation,)] = await session.fetch("show transaction_isolation")
-            assert isolation == "read committed"
+    for pooled in (False, True):
+        async with QueueSession(database_url, "test", lambda _: None, lambda: None) as session:
+            connection = await session.connection()
+            if pooled:  # then nothing that is set of a session lasts
+                session.pooled = True
+                await connection.execute("set default_transaction_isolation = 'serializable'")
+            for row in (
+                *await session.fetch("show transaction_isolation"),
+                await session._look("show transaction_isolation"),
+            ):
+                assert tuple(row) == ("read committed",)
 
 
 async def test_it_works_again_once_the_database_takes_writes_again(db: Connection, database_url: str) -> None:
@@ -103,3 +114,35 @@ async def test_two_batches_of_the_same_links_never_wait_for_each_other(db: Conne
         for _ in range(5):
             await db.execute("truncate invoice_references")
             await asyncio.gather(one.set_aside(links), other.set_aside(links[::-1]))
+
+
+async def test_a_users_trigger_that_lacks_a_function_fails_its_event_alone(database_url: str, db: Connection) -> None:
+    await add_invoice(db, 1)
+    await db.execute("""
+        create function audit() returns trigger language plpgsql as $$
+        begin if new.event_id = 'bad' then perform round_money(new.amount); end if; return new; end $$;
+        create trigger audit before insert on payment_events for each row execute function audit()""")
+    async with serving(database_url) as client:
+        answers = await asyncio.gather(*(client.enqueue(name, 1, 10) for name in ("first", "e1", "bad", "e2")))
+    assert [status for status, _ in answers] == [202, 202, 500, 202]
+
+
+async def test_what_is_known_waits_for_the_synchronous_standby_too(tmp_path: Path, bin_dir: Path | None) -> None:
+    """Whoever wrote it may have been cut off while waiting, and the standby may take over without it."""
+    with embedded.start(tmp_path, bin_dir=bin_dir, settings={"shared_buffers": "64MB"}) as server:
+        await migrate.up(server.url)
+        db = await asyncpg.connect(server.url)
+        await add_invoice(db, 1)
+        await db.execute("alter system set synchronous_standby_names = 'away'")
+        await db.execute("select pg_reload_conf()")
+        async with serving(server.url, request_deadline=1) as client, Session(server.url, "test") as session:
+            for _ in range(2):
+                assert (await client.enqueue("e1", 1, 5))[0] == 503
+                for fact in (Link("pi_1", 1, None, "stripe"), DeadLetter("stripe", "odd", "why", b"body", "")):
+                    with pytest.raises((TimeoutError, UnavailableError)):
+                        async with asyncio.timeout(1):
+                            await session.set_aside([fact])
+                there = "select (select count(*) from {}) = 1"  # committed here, the waits cut short
+                for table in ("payment_events", "invoice_references", "dead_letters"):
+                    await sessions.until(partial(db.fetchval, there.format(table)))
+        await db.close()

@@ -7,6 +7,9 @@ begin
     from payment_events e
     where e.id = p_id
     on conflict do nothing;
+    if not found and (select d.id from dead_letters d where d.payment_event_id = p_id and (d.resolution is null or d.resolution = 'dismissed')) is null then
+        perform raise_kept_back('dead_letters');
+    end if;
 end
 $$;
 comment on function bury_payment_event(bigint, text, text, integer) is 'Makes a dead letter of a stored event.';

@@ -7,7 +7,7 @@ declare
 begin
     update payment_queue q
     set attempts = q.attempts + 1,
-        next_attempt_at = now() + least(power(2, q.attempts), 3600) * (0.5 + random()) * interval '1 s',
+        next_attempt_at = now() + least(power(2, least(q.attempts, 12)), 3600) * (0.5 + random()) * interval '1 s',
         last_error = left(p_error, 2000)
     where q.id = p_id
     returning q.attempts into v_attempts;
@@ -16,7 +16,8 @@ begin
     end if;
     -- Whoever applies it meanwhile holds its invoice: then the next attempt sees what came of it.
     v_invoice_ids := find_invoices(array(select e from payment_events e where e.id = p_id));
-    if (select i.id from invoices i where i.id = any(v_invoice_ids) for no key update skip locked) is null and v_invoice_ids[1] is not null then
+    if (select i.id from invoices i where i.id = any(v_invoice_ids) for no key update skip locked) is null
+            and exists (select from invoices i where i.id = any(v_invoice_ids)) then
         return false;
     end if;
     if (select p.id from payments p where p.id = p_id) is not null or (select r.id from payment_reports r where r.id = p_id) is not null then

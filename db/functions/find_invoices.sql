@@ -5,11 +5,13 @@ begin
     return array(
         select coalesce(
             (select a.invoice_id from reassigned_events a where a.id = e.id),
-            case when e.kind <> 'payment' and num_nonnulls(e.invoice_id, e.invoice_reference) > 0 then (    -- a payment given to another takes along what is about it
-                select a.invoice_id from reassigned_events a where a.id = (
-                    select p.id from payments p
-                    where p.connection = e.connection and p.kind = movement_kind(e.kind)
-                      and p.reference = movement_reference(e.kind, e.reference, e.parent_reference))) end,
+            -- What an operator gave to another invoice takes along what is about it and names the old one.
+            case when e.kind <> 'payment' and num_nonnulls(e.invoice_id, e.invoice_reference) > 0 then (
+                select p.invoice_id from payments p join payment_events b on b.id = p.id
+                where p.connection = e.connection and p.kind = movement_kind(e.kind)
+                  and p.reference = movement_reference(e.kind, e.reference, e.parent_reference)
+                  and ((b.invoice_id, b.invoice_reference) is not distinct from (e.invoice_id, e.invoice_reference)
+                       or exists (select from reassigned_events a where a.id = p.id))) end,
             e.invoice_id,
             case when e.invoice_reference is not null
                 then (select r.invoice_id from invoice_references r where r.connection = e.connection and r.reference = e.invoice_reference)

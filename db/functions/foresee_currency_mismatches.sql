@@ -18,7 +18,8 @@ begin
               and m.connection = v_event.connection and m.kind = movement_kind(v_event.kind)
               and m.reference = movement_reference(v_event.kind, v_event.reference, v_event.parent_reference)
               and not exists (select from payment_events k where k.connection = m.connection and k.event_id = m.event_id)
-              and not exists (select from unnest(p_events[:m.ordinality - 1]) k where k.connection = m.connection and k.event_id = m.event_id)
+              and not exists (select from unnest(p_events[:m.ordinality - 1]) with ordinality k
+                              where k.connection = m.connection and k.event_id = m.event_id and p_states[k.ordinality] in ('ready', 'waiting'))
             order by m.ordinality limit 1);
         if v_event.currency <> (select i.currency from invoices i where i.id = v_invoice_ids[v_position]) then
             p_invoice_ids[v_position] := v_invoice_ids[v_position];

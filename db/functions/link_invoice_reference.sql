@@ -50,6 +50,7 @@ begin
         end if;
     end if;
 
+    perform await_standby();
     -- Known or parked before, perhaps by another a moment ago: a statement of its own sees that one's row.
     v_invoice_id := coalesce(v_invoice_id, p_invoice_id);
     return (

@@ -50,7 +50,7 @@ begin
         returning id
     )
     select array_agg(p.id) into v_parked from parked p;
-    if exists (select from unnest(v_outcomes) o where o.outcome = 'parked' and o.id = any(p_own)
+    if exists (select from unnest(v_outcomes) o where o.outcome = 'parked' and o.id = any(p_own) and o.id <> all(coalesce(v_parked, '{}'))
                and (select w.id from parked_events w where w.id = o.id) is null) then
         perform raise_kept_back('parked_events');
     end if;

@@ -14,6 +14,8 @@ begin
     if found then
         insert into deliveries (id, connection, content_type, body)
         select d.delivery_id, p_connection, left(p_content_type, 255), p_body from dead_letters d where d.id = v_id;
+    else
+        perform await_standby();
     end if;
     return v_id;
 end

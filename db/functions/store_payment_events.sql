@@ -24,6 +24,7 @@ begin
     if not p_known then
         return;
     end if;
+    perform await_standby();
 
     -- In a statement of its own, so that it sees what another transaction had just committed. Known is what is stored
     -- under the same id, unless a later event of this batch has stored it. What is known may be posted now if the

@@ -53,7 +53,7 @@ begin
             -- or that was renamed since, and is served by it still
             or exists (select from pg_shdepend s
                        where s.refclassid = 'pg_authid'::regclass and s.refobjid = to_regrole(quote_ident(v_role)) and s.deptype = 'o'
-                         and (s.dbid <> (select d.oid from pg_database d where d.datname = current_database())
+                         and (s.dbid not in (0, (select d.oid from pg_database d where d.datname = current_database()))
                               or (select c.relnamespace from pg_class c where s.classid = 'pg_class'::regclass and c.oid = s.objid) <> to_regnamespace(quote_ident(v_schema)))) then
             raise exception 'role "%" exists and is not of this installation (%)', v_role, v_installation
                 using errcode = 'PW009',

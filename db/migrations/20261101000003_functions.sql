@@ -267,6 +267,19 @@ $$;
 comment on function as_invoice_id(text) is 'The invoices.id that a text is; null where it is none.';
 revoke all on function as_invoice_id from public;
 
+create or replace function await_standby() returns void
+language plpgsql set search_path from current
+as $$
+begin
+    if current_setting('synchronous_standby_names') <> '' then
+        perform pg_logical_emit_message(true, 'payment_webhooks', '');
+    end if;
+end
+$$;
+comment on function await_standby() is
+    'Makes the commit of a transaction that found everything known wait for synchronous standbys, as if it wrote: whoever wrote it may have been cut off while waiting for them.';
+revoke all on function await_standby from public;
+
 create or replace function bury_payment_event(p_id bigint, p_reason text, p_detail text, p_attempts integer default 0) returns void
 language plpgsql set search_path from current
 as $$
@@ -276,6 +289,9 @@ begin
     from payment_events e
     where e.id = p_id
     on conflict do nothing;
+    if not found and (select d.id from dead_letters d where d.payment_event_id = p_id and (d.resolution is null or d.resolution = 'dismissed')) is null then
+        perform raise_kept_back('dead_letters');
+    end if;
 end
 $$;
 comment on function bury_payment_event(bigint, text, text, integer) is 'Makes a dead letter of a stored event.';
@@ -554,7 +570,7 @@ declare
 begin
     update payment_queue q
     set attempts = q.attempts + 1,
-        next_attempt_at = now() + least(power(2, q.attempts), 3600) * (0.5 + random()) * interval '1 s',
+        next_attempt_at = now() + least(power(2, least(q.attempts, 12)), 3600) * (0.5 + random()) * interval '1 s',
         last_error = left(p_error, 2000)
     where q.id = p_id
     returning q.attempts into v_attempts;
@@ -563,7 +579,8 @@ begin
     end if;
     -- Whoever applies it meanwhile holds its invoice: then the next attempt sees what came of it.
     v_invoice_ids := find_invoices(array(select e from payment_events e where e.id = p_id));
-    if (select i.id from invoices i where i.id = any(v_invoice_ids) for no key update skip locked) is null and v_invoice_ids[1] is not null then
+    if (select i.id from invoices i where i.id = any(v_invoice_ids) for no key update skip locked) is null
+            and exists (select from invoices i where i.id = any(v_invoice_ids)) then
         return false;
     end if;
     if (select p.id from payments p where p.id = p_id) is not null or (select r.id from payment_reports r where r.id = p_id) is not null then
@@ -600,11 +617,13 @@ begin
     return array(
         select coalesce(
             (select a.invoice_id from reassigned_events a where a.id = e.id),
-            case when e.kind <> 'payment' and num_nonnulls(e.invoice_id, e.invoice_reference) > 0 then (    -- a payment given to another takes along what is about it
-                select a.invoice_id from reassigned_events a where a.id = (
-                    select p.id from payments p
-                    where p.connection = e.connection and p.kind = movement_kind(e.kind)
-                      and p.reference = movement_reference(e.kind, e.reference, e.parent_reference))) end,
+            -- What an operator gave to another invoice takes along what is about it and names the old one.
+            case when e.kind <> 'payment' and num_nonnulls(e.invoice_id, e.invoice_reference) > 0 then (
+                select p.invoice_id from payments p join payment_events b on b.id = p.id
+                where p.connection = e.connection and p.kind = movement_kind(e.kind)
+                  and p.reference = movement_reference(e.kind, e.reference, e.parent_reference)
+                  and ((b.invoice_id, b.invoice_reference) is not distinct from (e.invoice_id, e.invoice_reference)
+                       or exists (select from reassigned_events a where a.id = p.id))) end,
             e.invoice_id,
             case when e.invoice_reference is not null
                 then (select r.invoice_id from invoice_references r where r.connection = e.connection and r.reference = e.invoice_reference)
@@ -654,14 +673,15 @@ begin
         select e.id from (    -- no index leads to what is not posted
             (select q.id from payment_queue q order by q.id limit 10000)
             union all (select w.id from parked_events w order by w.id limit 10000)
-            union all (select d.payment_event_id from dead_letters d where d.resolution is null or d.resolution = 'dismissed' order by d.id desc limit 10000)) n
+            union all (select d.payment_event_id from dead_letters d
+                       where d.payment_event_id is not null and (d.resolution is null or d.resolution = 'dismissed') order by d.id desc limit 10000)) n
         cross join lateral (select k.id, k.reference from payment_events k where k.id = n.id offset 0) e
         where e.reference = p_text
     ) f order by f.id limit 100;
 end
 $$;
 comment on function find_payment_events(text) is
-    'The ids of up to 100 events by what a person has at hand: an event id, its reference (of what is not posted, among the first 10,000 that are queued, parked or dead), or the invoice, invoice reference or movement that a parked event waits for. select * from payment_event_states where id in (select find_payment_events(…));';
+    'The ids of up to 100 events by what a person has at hand: an event id, its reference (of what is not posted, among the first 10,000 that are queued, the first that are parked and the last that are dead), or the invoice, invoice reference or movement that a parked event waits for. select * from payment_event_states where id in (select find_payment_events(…));';
 revoke all on function find_payment_events from public;
 select grant_to('operator', 'execute on function find_payment_events');
 select grant_to('reader', 'execute on function find_payment_events');
@@ -739,7 +759,8 @@ begin
               and m.connection = v_event.connection and m.kind = movement_kind(v_event.kind)
               and m.reference = movement_reference(v_event.kind, v_event.reference, v_event.parent_reference)
               and not exists (select from payment_events k where k.connection = m.connection and k.event_id = m.event_id)
-              and not exists (select from unnest(p_events[:m.ordinality - 1]) k where k.connection = m.connection and k.event_id = m.event_id)
+              and not exists (select from unnest(p_events[:m.ordinality - 1]) with ordinality k
+                              where k.connection = m.connection and k.event_id = m.event_id and p_states[k.ordinality] in ('ready', 'waiting'))
             order by m.ordinality limit 1);
         if v_event.currency <> (select i.currency from invoices i where i.id = v_invoice_ids[v_position]) then
             p_invoice_ids[v_position] := v_invoice_ids[v_position];
@@ -1010,6 +1031,7 @@ begin
         end if;
     end if;
 
+    perform await_standby();
     -- Known or parked before, perhaps by another a moment ago: a statement of its own sees that one's row.
     v_invoice_id := coalesce(v_invoice_id, p_invoice_id);
     return (
@@ -1372,12 +1394,16 @@ set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off 
 as $$
 declare
     v_ids bigint[] := array(select q.id from payment_queue q where q.id = any(p_ids) order by q.id for update skip locked);
+    v_given bigint[] := array(select a.id from reassigned_events a where a.id = any(v_ids));
     v_outcomes payment_event_outcome[];
     v_failed record;
 begin
     claimed := cardinality(v_ids);
+    -- What an operator gave to another invoice comes first: what is about it has to find it there.
     v_outcomes := apply_isolated(
-        array(select e from payment_events e where e.id = any(v_ids) order by e.id), p_stored => true, p_park => true, p_wait => false);
+            array(select e from payment_events e where e.id = any(v_given) order by e.id), p_stored => true, p_park => true, p_wait => false)
+        || apply_isolated(
+            array(select e from payment_events e where e.id = any(v_ids) and e.id <> all(v_given) order by e.id), p_stored => true, p_park => true, p_wait => false);
 
     select count(*) filter (where o.outcome = 'applied'), count(*) filter (where o.outcome = 'duplicate'),
            count(*) filter (where o.outcome = 'parked'), count(*) filter (where o.outcome = 'busy'),
@@ -1770,7 +1796,7 @@ begin
         returning id
     )
     select array_agg(p.id) into v_parked from parked p;
-    if exists (select from unnest(v_outcomes) o where o.outcome = 'parked' and o.id = any(p_own)
+    if exists (select from unnest(v_outcomes) o where o.outcome = 'parked' and o.id = any(p_own) and o.id <> all(coalesce(v_parked, '{}'))
                and (select w.id from parked_events w where w.id = o.id) is null) then
         perform raise_kept_back('parked_events');
     end if;
@@ -1830,6 +1856,8 @@ begin
     if found then
         insert into deliveries (id, connection, content_type, body)
         select d.delivery_id, p_connection, left(p_content_type, 255), p_body from dead_letters d where d.id = v_id;
+    else
+        perform await_standby();
     end if;
     return v_id;
 end
@@ -1895,6 +1923,7 @@ begin
     if not p_known then
         return;
     end if;
+    perform await_standby();
 
     -- In a statement of its own, so that it sees what another transaction had just committed. Known is what is stored
     -- under the same id, unless a later event of this batch has stored it. What is known may be posted now if the
@@ -2099,6 +2128,7 @@ drop function
     claim_unfetched_delivery,
     claim_payment_events,
     bury_payment_event,
+    await_standby,
     as_invoice_id,
     apply_payment_events,
     apply_payment_event,

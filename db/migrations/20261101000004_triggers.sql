@@ -12,6 +12,8 @@ create trigger invoices_follow_amount before update of amount on invoices
     for each row when (old.amount <> new.amount) execute function follow_invoice_amount();
 create trigger invoices_freeze_currency before update of currency on invoices
     for each row when (old.currency <> new.currency) execute function freeze_invoice_currency();
+-- Though a subscription writes, whose merchants' database does not know of payments.
+alter table invoices enable always trigger invoices_follow_amount, enable always trigger invoices_freeze_currency;
 create trigger invoices_release after insert on invoices
     referencing new table as inserted for each statement execute function release_for_invoices();
 create trigger invoice_references_release after insert on invoice_references

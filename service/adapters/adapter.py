@@ -177,7 +177,7 @@ class Adapter(BaseModel, ABC):
         """
         content_type = delivery.header("Content-Type")[:255].encode("ascii", "replace").decode()
         facts: list[Fact] = []
-        unfetched: list[Fact] = []
+        unusable: dict[str, list[str]] = {}
         try:
             items = list(self.items(delivery.body))
         except UnusableError as error:
@@ -195,13 +195,15 @@ class Adapter(BaseModel, ABC):
                         fact._replace(connection=self.connection, body=delivery.body, content_type=content_type)
                     )
             except UnusableError as error:
-                detail = f"{item.at}: {error}" if item.at else str(error)
-                facts.append(DeadLetter(self.connection, error.reason, detail, delivery.body, content_type))
+                unusable.setdefault(error.reason, []).append(f"{item.at}: {error}" if item.at else str(error))
             except FetchError as error:
                 if self.forgeable:
                     raise
-                unfetched = [DeadLetter(self.connection, NOT_FETCHED, str(error), delivery.body, content_type)]
-        return facts + unfetched
+                unusable[NOT_FETCHED] = [str(error)]
+        for reason, details in unusable.items():  # one letter a reason, since each keeps the whole body
+            detail = "; ".join(details[:5]) + (f"; and {len(details) - 5} more" if len(details) > 5 else "")
+            facts.append(DeadLetter(self.connection, reason, detail, delivery.body, content_type))
+        return facts
 
     async def _completed(self, item: Payload) -> Payload | Exception:
         """As complete(); an error is returned, so that the other items are completed too."""

@@ -78,22 +78,21 @@ class Adyen(Adapter):
         if code == "CANCEL_OR_REFUND" and item.text("/additionalData/modification.action") == "cancel":
             kind = "payment_reversal"
         reference = psp + stage
-        if code == "AUTHORISATION":
+        if by_hand and code == "AUTHORISATION":
             yield from self.links(item, psp)
-            if by_hand:
-                return
-        elif by_hand and kind == "payment_reversal" and code != "CAPTURE_FAILED":
+            return
+        if by_hand and kind == "payment_reversal" and code != "CAPTURE_FAILED":
             return  # what is canceled was never captured
-        elif code == "EXPIRE":
-            raise UnusableError("expired", "what counts as paid was not captured, or not all of it: see manual_capture")
-        elif kind.startswith("payment") and not by_hand:  # a capture reports again, and alike, what was authorised
+        if code in {"CAPTURE", "EXPIRE"} and not by_hand:  # Adyen tells of no other captures
+            raise UnusableError("manual_capture", "captured by hand, or never, what counted when authorised: set it")
+        if kind == "payment_reversal" and not by_hand:
             reference = item.text("/originalReference")
         original = item.optional_text("/originalReference")
         if original is None and "CHARGEBACK" in code:  # unless Adyen is asked to name both, it names the payment alone
             original = psp
         got = money.from_minor(item.get("/amount/value"), item.get("/amount/currency"), EXPONENTS)
         parent = None if kind == "payment" else original
-        by_name = (None, original if by_hand or parent is None else None)
+        by_name = (None, original if by_hand else None)
         invoice = None if code == "AUTHORISATION" or original is None else by_name
         event_id = f"{psp}:{code}:true"
         yield self.event(item, event_id, kind, got, reference, parent=parent, invoice=invoice, time="/eventDate")

@@ -159,7 +159,7 @@ class OAuthApi(Api):
         token, seconds = answer.get("access_token"), answer.get("expires_in")
         if not isinstance(token, str) or not token.isascii() or not token.isprintable() or type(seconds) is not int:
             raise FetchError(f"{self._url} gave no access token")
-        return token, time.monotonic() + seconds - 60
+        return token, time.monotonic() + min(seconds, 86_400) - 60
 
 
 class FetchingAdapter(Adapter):

@@ -51,7 +51,7 @@ class Mollie(SignedOrClassic, FetchingAdapter):
                     payments = [await self._payment(item.text("/_embedded/entity/paymentId"))]
                 case "payment-link":
                     path, query = ("v2", "payment-links", item.text("/entityId"), "payments"), {"limit": "250"}
-                    payments = (await self.api.get(*path, query=query)).get("_embedded", {}).get("payments", [])
+                    payments = Payload(await self.api.get(*path, query=query)).get("/_embedded/payments") or []
                 case _:
                     payments = []
         except UnusableError as error:
@@ -64,13 +64,19 @@ class Mollie(SignedOrClassic, FetchingAdapter):
         return await self.api.resource("v2", "payments", name, query={"embed": "refunds,chargebacks"})
 
     def translate(self, item: Payload) -> Iterable[PaymentEvent]:
+        errors = []
         for payment in item.parts("/payments"):
-            yield from self._moves(payment)
+            try:
+                yield from self._moves(payment)
+            except UnusableError as error:  # the other payments of a link are none the worse
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def _moves(self, payment: Payload) -> Iterable[PaymentEvent]:
         self.require_mode(live=payment.text("/mode") == "live")
         self.require_account(payment.get("/profileId"))
-        if payment.text("/status") == "paid":
+        if payment.text("/status") == "paid" and not money.is_zero(payment.get("/amount/value")):
             yield self._move(payment, payment, "payment", "paid", "/paidAt")
         for refund in payment.optional_parts("/_embedded/refunds"):
             if (status := refund.text("/status")) in {"refunded", "failed"}:

@@ -59,7 +59,8 @@ def from_number(value: object, currency: object) -> Money:
     """The money of a JSON number such as 10.5, exact as strict_json.parse() has it. Raises UnusableError."""
     if type(value) is not int and not isinstance(value, Decimal):
         raise UnusableError("bad_amount", f"the amount {_shown(value)} is not a number such as 10.5")
-    return from_decimal(str(value), currency)
+    text = f"{value:f}" if isinstance(value, Decimal) and abs(value.adjusted()) < 20 else str(value)
+    return from_decimal(text, currency)
 
 
 def is_zero(value: object) -> bool:

@@ -68,5 +68,5 @@ def _parent(resource: Payload) -> str | None:
     """The capture or sale that a refund is of."""
     named = resource.optional_text("/capture_id", "/sale_id")
     links = resource.optional_parts("/links") if named is None else ()
-    hrefs = [str(link.get("/href")) for link in links if link.get("/rel") in {"up", "capture", "sale"}]
+    hrefs = [str(link.get("/href")) for link in links if link.get("/rel") in ("up", "capture", "sale")]
     return next((found[1] for href in hrefs if (found := _PARENT.fullmatch(href))), named)

@@ -55,9 +55,10 @@ class Shopify(HmacAdapter):
         return ()
 
     def _order(self, order: Payload) -> Iterable[PaymentEvent]:
-        if order.get("/financial_status") not in {"paid", "partially_refunded", "refunded"}:
+        status = order.get("/financial_status")
+        if status not in ("paid", "partially_refunded", "refunded"):
             return
-        if not money.is_zero(order.get("/total_outstanding") or 0):
+        if status != "paid" and not money.is_zero(order.get("/total_outstanding") or 0):
             raise UnusableError("not_completed", "the order was refunded before all of it was paid")
         self.require_mode(live=not order.flag("/test"))
         total = "/total_price_set/presentment_money"

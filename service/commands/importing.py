@@ -209,7 +209,7 @@ async def _enqueue(session: ImportSession, events: list[tuple[int, PaymentEvent]
     try:
         rows = await session.enqueue([event for _, event in events], park=park)
     except RejectedError as error:
-        if error.sqlstate in NOT_INSTALLED:
+        if error.sqlstate in NOT_INSTALLED and await session.unready() is not None:
             raise
         if len(events) > 1:
             half = len(events) // 2

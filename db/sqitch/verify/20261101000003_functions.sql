@@ -7,6 +7,7 @@ function apply_isolated(payment_events[],boolean,boolean,boolean)
 function apply_payment_event(text,bigint,bigint,text,text,text,text,text,text,timestamp with time zone,bytea,text,boolean) security definer
 function apply_payment_events(text[],bigint[],bigint[],text[],text[],text[],text[],text[],text[],timestamp with time zone[],bytea[],text[],integer[],boolean,boolean) security definer
 function as_invoice_id(text)
+function await_standby()
 function base_kind(text)
 function bury_payment_event(bigint,text,text,integer)
 function claim_payment_events(integer,bigint,boolean) security definer

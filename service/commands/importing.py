@@ -73,6 +73,8 @@ class Told(NamedTuple):
 class ImportSession(OperatorSession):
     """Stores what a Session stores, by the functions that record the operator."""
 
+    needs = "import_payment_events"
+
     def __init__(self, url: str, name: str, actor: str, note: str, *, dry_run: bool):
         super().__init__(url, name, dry_run=dry_run)
         self._trace = note, actor

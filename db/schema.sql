@@ -946,13 +946,17 @@ begin
     return array(
         select coalesce(
             (select a.invoice_id from reassigned_events a where a.id = e.id),
-            -- What an operator gave to another invoice takes along what is about it and names the old one.
-            case when e.kind <> 'payment' and num_nonnulls(e.invoice_id, e.invoice_reference) > 0 then (
-                select p.invoice_id from payments p join payment_events b on b.id = p.id
-                where p.connection = e.connection and p.kind = movement_kind(e.kind)
-                  and p.reference = movement_reference(e.kind, e.reference, e.parent_reference)
-                  and ((b.invoice_id, b.invoice_reference) is not distinct from (e.invoice_id, e.invoice_reference)
-                       or exists (select from reassigned_events a where a.id = p.id))) end,
+            -- What an operator gave to another invoice, posted or about to be, takes along what is about it and names the old one.
+            case when e.kind <> 'payment' and num_nonnulls(e.invoice_id, e.invoice_reference) > 0 then coalesce(
+                (select p.invoice_id from payments p join payment_events b on b.id = p.id
+                 where p.connection = e.connection and p.kind = movement_kind(e.kind)
+                   and p.reference = movement_reference(e.kind, e.reference, e.parent_reference)
+                   and (b.invoice_id, b.invoice_reference) is not distinct from (e.invoice_id, e.invoice_reference)),
+                (select a.invoice_id from reassigned_events a join payment_queue q on q.id = a.id join payment_events b on b.id = a.id
+                 where b.connection = e.connection and b.kind = movement_kind(e.kind)
+                   and b.reference = movement_reference(e.kind, e.reference, e.parent_reference)
+                   and (b.invoice_id, b.invoice_reference) is not distinct from (e.invoice_id, e.invoice_reference)
+                 order by a.id limit 1)) end,
             e.invoice_id,
             case when e.invoice_reference is not null
                 then (select r.invoice_id from invoice_references r where r.connection = e.connection and r.reference = e.invoice_reference)
@@ -970,7 +974,7 @@ $$;
 -- Name: FUNCTION find_invoices(p_events public.payment_events[]); Type: COMMENT; Schema: public; Owner: -
 --
 
-COMMENT ON FUNCTION public.find_invoices(p_events public.payment_events[]) IS 'The invoice of each event: the one an operator gave it to, or the posted movement it is about, else the one it names, else that of the posted movement it is about; null where there is none (yet).';
+COMMENT ON FUNCTION public.find_invoices(p_events public.payment_events[]) IS 'The invoice of each event: the one an operator gave it to, or gave what it is about to, else the one it names, else that of the posted movement it is about; null where there is none (yet).';
 
 
 --
@@ -2056,16 +2060,12 @@ CREATE FUNCTION public.process_claimed_events(p_ids bigint[], p_max_attempts int
     AS $$
 declare
     v_ids bigint[] := array(select q.id from payment_queue q where q.id = any(p_ids) order by q.id for update skip locked);
-    v_given bigint[] := array(select a.id from reassigned_events a where a.id = any(v_ids));
     v_outcomes payment_event_outcome[];
     v_failed record;
 begin
     claimed := cardinality(v_ids);
-    -- What an operator gave to another invoice comes first: what is about it has to find it there.
     v_outcomes := apply_isolated(
-            array(select e from payment_events e where e.id = any(v_given) order by e.id), p_stored => true, p_park => true, p_wait => false)
-        || apply_isolated(
-            array(select e from payment_events e where e.id = any(v_ids) and e.id <> all(v_given) order by e.id), p_stored => true, p_park => true, p_wait => false);
+        array(select e from payment_events e where e.id = any(v_ids) order by e.id), p_stored => true, p_park => true, p_wait => false);
 
     select count(*) filter (where o.outcome = 'applied'), count(*) filter (where o.outcome = 'duplicate'),
            count(*) filter (where o.outcome = 'parked'), count(*) filter (where o.outcome = 'busy'),

@@ -30,8 +30,6 @@ GATE_TIMEOUT = 2.0
 
 LINK_OUTCOMES = {"linked", "duplicate", "parked"}
 """What set_aside() says of a link that made no dead letter."""
-NOT_INSTALLED = ("42501", "42883")
-"""SQLSTATEs of a function that is not there, or that the login may not call: no event's fault."""
 QUERY_CANCELED = "57014"
 # Not the call's fault, and it may succeed when tried again: broken connection, standby, deadlock, no resources, a lock
 # or a statement that took too long, shutdown, I/O. The last is a plan that a migration has outdated.
@@ -59,11 +57,15 @@ class RejectedError(Exception):
     `explanation` is for whoever made the call, never for a log: message, DETAIL and HINT of an error of our registry.
     """
 
-    def __init__(self, sqlstate: str | None, constraint: str | None, explanation: str | None = None):
+    def __init__(
+        self, sqlstate: str | None, constraint: str | None, explanation: str | None = None, *, within: bool = False
+    ):
         super().__init__(f"SQLSTATE {sqlstate}" + (f", constraint {constraint}" if constraint else ""))
         self.sqlstate = sqlstate
         self.constraint = constraint
         self.explanation = explanation
+        self.is_not_installed = not within and sqlstate in {"42501", "42883"}
+        """Our function is not there, or not ours to call: no event's fault. `within` it, a trigger of others raised."""
 
 
 class PaymentEvent(NamedTuple):
@@ -224,7 +226,8 @@ class Session:
             state = error.sqlstate or ""
             if not state.startswith(_TRANSIENT):
                 explanation = f"{error.args[0]}. {error.detail} {error.hint}" if state.startswith("PW") else None
-                raise RejectedError(error.sqlstate, error.constraint_name, explanation) from None
+                within = error.context is not None
+                raise RejectedError(error.sqlstate, error.constraint_name, explanation, within=within) from None
             if not state.startswith(("40", "55P03", QUERY_CANCELED)):
                 self.give_up()
             unavailable = BlockedError if state == "55P03" else UnavailableError
@@ -561,7 +564,8 @@ _TABLE_LOCK = """
     from pg_locks l
     where l.locktype = 'relation'
       and l.database = (select d.oid from pg_database d where d.datname = current_database())
-      and l.relation = any('{invoices,payments,payment_reports,payment_queue,parked_events,dead_letters}'::regclass[])
+      and l.relation = any('{invoices,invoice_references,payment_events,payments,payment_reports,payment_queue,'
+                           'parked_events,dead_letters,reassigned_events}'::regclass[])
       and l.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
       and l.pid is distinct from pg_backend_pid()
     limit 1

@@ -20,7 +20,6 @@ from service.adapters.api import FetchingAdapter
 from service.console.pages import Console
 from service.database import (
     LINK_OUTCOMES,
-    NOT_INSTALLED,
     BlockedError,
     DeadLetter,
     Link,
@@ -107,7 +106,7 @@ class Server:
 
     def _commit(self, name: str, flush: Callable[[Session], Flush[Item, Outcome]]) -> GroupCommit[Item, Outcome]:
         commit = GroupCommit(
-            [_installed(session, flush(session)) for session in [self._session() for _ in range(LANES)]],
+            [_installed(flush(self._session())) for _ in range(LANES)],
             splits=(RejectedError, BlockedError),
             deadline=self.settings.request_deadline,
             on_batch=_batches.labels(name).observe,
@@ -298,14 +297,14 @@ class Server:
             _log.info("database_available")
 
 
-def _installed(session: Session, flush: Flush[Item, Outcome]) -> Flush[Item, Outcome]:
+def _installed(flush: Flush[Item, Outcome]) -> Flush[Item, Outcome]:
     """The flush; where the database lacks our functions, or this login the right to call them, it is unavailable."""
 
     async def call(batch: Sequence[Item]) -> Sequence[Outcome]:
         try:
             return await flush(batch)
         except RejectedError as error:
-            if error.sqlstate in NOT_INSTALLED and await session.unready() is not None:  # else a trigger's own error
+            if error.is_not_installed:
                 raise UnavailableError(str(error), error.sqlstate) from None
             raise
 

@@ -354,6 +354,24 @@ async def test_a_refund_follows_the_payment_that_was_given_away_though_one_batch
     assert await balance(db, 2) == ("partially_refunded", 1000, 400, 0)
 
 
+async def test_a_refund_is_busy_with_the_payment_that_was_given_away(
+    db: Connection, operator: Connection, connect: Connect
+) -> None:
+    await add_invoice(db, 1)
+    await add_invoice(db, 2, currency="EUR")
+    await apply(db, Event("e1", 1, 1000, currency="EUR", reference="pi_1"), park=True)
+    await operator.execute("select reassign_dead_letter(id, 2) from open_dead_letters")
+    other = await connect()
+    async with other.transaction():
+        await other.execute("select from invoices where id = 2 for update")
+        await enqueue(db, Event("e2", 1, 400, "refund", reference="re_1", parent_reference="pi_1"))
+        assert (await process(db))["busy"] == 2
+    await db.execute("update payment_queue set next_attempt_at = now()")
+    await drain(db)
+    assert await balance(db, 1) == ("sent", 0, 0, 0)
+    assert await balance(db, 2) == ("partially_refunded", 1000, 400, 0)
+
+
 async def one_in_each_place(db: Connection) -> None:
     """Events of invoice 1, named after the place they are in."""
     await add_invoice(db, 1)

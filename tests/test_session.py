@@ -135,6 +135,7 @@ async def test_what_is_known_waits_for_the_synchronous_standby_too(tmp_path: Pat
         await add_invoice(db, 1)
         await db.execute("alter system set synchronous_standby_names = 'away'")
         await db.execute("select pg_reload_conf()")
+        await asyncio.sleep(1)
         async with serving(server.url, request_deadline=1) as client, Session(server.url, "test") as session:
             for _ in range(2):
                 assert (await client.enqueue("e1", 1, 5))[0] == 503

@@ -8,16 +8,12 @@ set plan_cache_mode = force_generic_plan set jit = off set enable_seqscan = off 
 as $$
 declare
     v_ids bigint[] := array(select q.id from payment_queue q where q.id = any(p_ids) order by q.id for update skip locked);
-    v_given bigint[] := array(select a.id from reassigned_events a where a.id = any(v_ids));
     v_outcomes payment_event_outcome[];
     v_failed record;
 begin
     claimed := cardinality(v_ids);
-    -- What an operator gave to another invoice comes first: what is about it has to find it there.
     v_outcomes := apply_isolated(
-            array(select e from payment_events e where e.id = any(v_given) order by e.id), p_stored => true, p_park => true, p_wait => false)
-        || apply_isolated(
-            array(select e from payment_events e where e.id = any(v_ids) and e.id <> all(v_given) order by e.id), p_stored => true, p_park => true, p_wait => false);
+        array(select e from payment_events e where e.id = any(v_ids) order by e.id), p_stored => true, p_park => true, p_wait => false);
 
     select count(*) filter (where o.outcome = 'applied'), count(*) filter (where o.outcome = 'duplicate'),
            count(*) filter (where o.outcome = 'parked'), count(*) filter (where o.outcome = 'busy'),

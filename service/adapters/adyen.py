@@ -84,7 +84,7 @@ class Adyen(Adapter):
         if by_hand and kind == "payment_reversal" and code != "CAPTURE_FAILED":
             return  # what is canceled was never captured
         if code in {"CAPTURE", "EXPIRE"} and not by_hand:  # Adyen tells of no other captures
-            raise UnusableError("manual_capture", "captured by hand, or never, what counted when authorised: set it")
+            raise UnusableError("manual_capture", "captured by hand, or never, what counts since it was authorised")
         if kind == "payment_reversal" and not by_hand:
             reference = item.text("/originalReference")
         original = item.optional_text("/originalReference")

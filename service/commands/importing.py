@@ -19,7 +19,6 @@ from service.adapters.adapter import Adapter, Delivery, Fact, FetchError
 from service.commands.terminal import ExitStatus, Progress, complain
 from service.database import (
     LINK_OUTCOMES,
-    NOT_INSTALLED,
     RECEIPT,
     DeadLetter,
     Link,
@@ -72,8 +71,6 @@ class Told(NamedTuple):
 
 class ImportSession(OperatorSession):
     """Stores what a Session stores, by the functions that record the operator."""
-
-    needs = "import_payment_events"
 
     def __init__(self, url: str, name: str, actor: str, note: str, *, dry_run: bool):
         super().__init__(url, name, dry_run=dry_run)
@@ -211,7 +208,7 @@ async def _enqueue(session: ImportSession, events: list[tuple[int, PaymentEvent]
     try:
         rows = await session.enqueue([event for _, event in events], park=park)
     except RejectedError as error:
-        if error.sqlstate in NOT_INSTALLED and await session.unready() is not None:
+        if error.is_not_installed:
             raise
         if len(events) > 1:
             half = len(events) // 2

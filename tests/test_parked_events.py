@@ -229,7 +229,7 @@ async def test_an_event_released_while_it_is_reported_again_is_not_lost(connect:
     """The report finds it parked; before it has tidied up the queue, another has moved it there."""
     assert (await calls.apply(db, for_invoice("e1", 7), park=True))["outcome"] == "parked"
     bringer, reporter = await connect(), await connect()
-    await bringer.execute("begin; lock table payment_queue in access exclusive mode")
+    await bringer.execute("begin; lock table payment_queue in exclusive mode")
     reporting = await sessions.started(db, reporter, calls.apply(reporter, for_invoice("e1", 7), park=True))
     await bring_invoice(bringer, 7)
     await bringer.execute("commit")

@@ -207,7 +207,7 @@ async def test_a_dead_event_retried_while_it_is_reported_again_is_not_lost(conne
     await apply_one(db, Event("first", 1, 100, reference="ch_1"))
     assert await apply_one(db, Event("e1", 1, 90, reference="ch_1")) == "conflict"
     operator, reporter = await connect(), await connect()
-    await operator.execute("begin; lock table payment_queue in access exclusive mode")
+    await operator.execute("begin; lock table payment_queue in exclusive mode")
     reporting = await sessions.started(db, reporter, apply_one(reporter, Event("e1", 1, 90, reference="ch_1")))
     assert await operator.fetchval("select retry_dead_letters('conflict')") == 1
     await operator.execute("commit")

@@ -263,14 +263,13 @@ class Session:
         """enqueue_payment_events(): store and queue; with `park` even an event that names no known invoice."""
         return results(await self.fetch(_ENQUEUE, *columns(events), park))
 
-    async def link(self, links: Sequence[Link]) -> list[str]:
+    async def link(self, links: Sequence[Link]) -> dict[Link, str]:
         """link_invoice_reference() of each, in one commit: `linked`, `duplicate`, `parked` or `conflict`."""
         if not links:
-            return []
+            return {}
         ordered = sorted(links, key=lambda link: (link.connection, link.reference))  # as in bury()
         rows = await self._link(*zip(*(link[:4] for link in ordered), strict=True))
-        outcomes = {link: str(row[0]) for link, row in zip(ordered, rows, strict=True)}
-        return [outcomes[link] for link in links]
+        return {link: str(row[0]) for link, row in zip(ordered, rows, strict=True)}
 
     async def _link(self, *columns: Sequence[object]) -> list[asyncpg.Record]:
         return await self.fetch(_LINK, *columns)
@@ -298,7 +297,7 @@ class Session:
         links = [fact for fact in facts if isinstance(fact, Link)]
         refused = ""
         try:
-            linked = dict(zip(links, await self.link(links), strict=True))
+            linked = await self.link(links)
         except RejectedError as error:
             if len(facts) > 1:
                 raise
